@@ -1,0 +1,361 @@
+"""The `memory` transport: nodes of one process, on a network whose links a test can cut.
+
+It keeps the promises of every transport (bounded outboxes, order, admission, tasks of its own) with no socket below.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+from anyio.abc import TaskGroup
+from anyio.streams.memory import MemoryObjectReceiveStream
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from ._address import Address
+from .errors import ConfigError, PeerUnreachable
+from .protocols import Handler, Transport, TransportContext
+from .types import Hello, Identity
+
+__all__ = ["MemoryNetwork", "MemoryTransport", "MemoryTransportOptions", "open_memory_transport"]
+
+_OUTBOX_MESSAGES = 16_384
+_OUTBOX_BYTES = 32 * 1024 * 1024
+"""As in the `tcp` transport: twice what raft has under way to one peer."""
+
+
+class MemoryNetwork:
+    """Where the memory transports of one process find each other; links are named by the addresses at their ends."""
+
+    def __init__(self) -> None:
+        """Start with nobody there and nothing cut."""
+        self._transports: dict[str, MemoryTransport] = {}
+        self._cuts: set[tuple[str, str]] = set()
+        self._isolated: set[str] = set()
+        self._last_port = 0
+        self._calls: set[_Call] = set()
+
+    def cut(self, source: str, target: str) -> None:
+        """Let nothing pass from `source` to `target`; the other way stays open."""
+        self._cuts.add((source, target))
+        self._break_calls()
+
+    def isolate(self, address: str) -> None:
+        """Let nothing pass from or to `address`."""
+        self._isolated.add(address)
+        self._break_calls()
+
+    def heal(self) -> None:
+        """Let everything pass again."""
+        self._cuts.clear()
+        self._isolated.clear()
+
+    def passes(self, source: str, target: str) -> bool:
+        """Whether what is sent at `source` gets to `target`."""
+        return (source, target) not in self._cuts and not self._isolated & {source, target}
+
+    def _find(self, source: str, target: str) -> MemoryTransport | None:
+        return self._transports.get(target) if self.passes(source, target) else None
+
+    def _break_calls(self) -> None:
+        """End the calls that lost their way there or back: an answer needs both."""
+        for call in tuple(self._calls):
+            if not (self.passes(call.source, call.target) and self.passes(call.target, call.source)):
+                call.scope.cancel()
+
+    def _free_address(self, wanted: Address) -> str:
+        if wanted.port == 0:
+            self._last_port += 1  # numbers of our own: nothing is bound
+            wanted = Address(wanted.host, self._last_port)
+        if str(wanted) in self._transports:
+            raise ConfigError(f"address: {wanted} is taken on this memory network; choose another port")
+        return str(wanted)
+
+
+class MemoryTransportOptions(BaseModel):
+    """The options of the `memory` transport: the network, made in code and shared by the nodes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    network: MemoryNetwork
+
+    @field_validator("network", mode="plain")
+    @classmethod
+    def _made_in_code(cls, value: Any) -> MemoryNetwork:
+        if not isinstance(value, MemoryNetwork):
+            raise ValueError("the memory transport takes a MemoryNetwork in code: for tests in one process; use tcp")
+        return value
+
+
+class _Outbox:
+    """The messages for one peer."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.scope = anyio.CancelScope()
+        self.queue: deque[bytes] = deque()
+        self.bytes = 0
+        self.dropping = False
+        self.wake = anyio.Event()
+
+
+class _Call:
+    """A request or a snapshot under way, in a task of the transport that it is for."""
+
+    def __init__(self, source: str, target: str) -> None:
+        self.source = source
+        self.target = target
+        self.scope = anyio.CancelScope()
+        self.done = anyio.Event()
+        self.answer = b""
+        self.error: str | None = "the connection broke"
+
+
+class MemoryTransport:
+    """Carries bytes between nodes of one process; made by `open_memory_transport`."""
+
+    def __init__(self, network: MemoryNetwork, context: TransportContext, address: str, tasks: TaskGroup) -> None:
+        """Take the address it is to be found at and the task group that everything runs in."""
+        self._network = network
+        self._handler: Handler = context.handler
+        self._logger: logging.Logger = context.logger
+        self._identity = context.identity
+        self._address = address
+        self._tasks = tasks
+        self._outboxes: dict[int, _Outbox] = {}
+        # Peers to tell the handler about: from a task of its own, since `send` must not call back.
+        self._unreachable: dict[int, None] = {}
+        self._unknown: set[int] = set()
+        self._tell = anyio.Event()
+        tasks.start_soon(self._tell_unreachable)
+
+    @property
+    def address(self) -> str:
+        """The address it is found at, with a port of its own where the config said 0."""
+        return self._address
+
+    def identify(self, identity: Identity) -> None:
+        """Introduce ourselves as `identity` from now on."""
+        self._identity = identity
+
+    def set_peers(self, peers: Mapping[int, str]) -> None:
+        """Replace the map node id → address."""
+        for peer, outbox in tuple(self._outboxes.items()):
+            if peers.get(peer) != outbox.address:
+                outbox.scope.cancel()
+                del self._outboxes[peer]
+                if peer in peers:
+                    self._dropped(peer)
+        self._unknown.difference_update(peers)
+        for peer, address in peers.items():
+            if peer not in self._outboxes:
+                outbox = self._outboxes[peer] = _Outbox(address)
+                self._tasks.start_soon(self._deliver, peer, outbox)
+
+    def send(self, peer: int, messages: Sequence[bytes]) -> None:
+        """Queue messages for `peer`, or drop them; at once."""
+        outbox = self._outboxes.get(peer)
+        if outbox is None or self._identity is None:
+            if peer not in self._unknown:
+                self._unknown.add(peer)
+                self._dropped(peer)
+            return
+        for message in messages:
+            if len(outbox.queue) >= _OUTBOX_MESSAGES or outbox.bytes + len(message) > _OUTBOX_BYTES:
+                if not outbox.dropping:
+                    outbox.dropping = True
+                    self._dropped(peer)
+                break
+            outbox.queue.append(message)
+            outbox.bytes += len(message)
+        outbox.wake.set()
+
+    async def request(self, address: str, payload: bytes) -> bytes:
+        """Send one request to whoever listens at `address` and return its answer."""
+        peer = self._identity.node_id if self._identity else None
+
+        async def answer(target: MemoryTransport) -> bytes:
+            return await target._handler.request(peer, payload)
+
+        return await self._call(address, address, self._hello(0), answer)
+
+    async def send_snapshot(self, peer: int, header: bytes, chunks: AsyncIterable[bytes]) -> None:
+        """Stream a snapshot beside the messages; return once the peer took it whole."""
+        outbox = self._outboxes.get(peer)
+        identity = self._identity
+        if outbox is None or identity is None:
+            raise PeerUnreachable(peer, "its address is not known here, or this node has no identity yet")
+        sending, receiving = anyio.create_memory_object_stream[bytes | None](0)
+        failure: Exception | None = None
+
+        async def take(target: MemoryTransport) -> bytes:
+            stream = _Stream(identity.node_id, receiving)
+            async with aclosing(stream.chunks()) as chunks:
+                await target._handler.snapshot(identity.node_id, header, chunks)
+            if not stream.whole:
+                raise PeerUnreachable(identity.node_id, "it was not read to its end")
+            return b""
+
+        async def give() -> None:
+            nonlocal failure
+            try:
+                async for chunk in chunks:
+                    await sending.send(bytes(chunk))
+                await sending.send(None)
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                pass  # the peer reads no further: its answer says why
+            except Exception as exc:  # the caller's own chunks: to be raised as it came, not in a group
+                failure = exc
+                sending.close()
+
+        unreachable: PeerUnreachable | None = None
+        with sending, receiving:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(give)
+                try:
+                    await self._call(peer, outbox.address, self._hello(peer), take)
+                except PeerUnreachable as exc:
+                    unreachable = exc
+                tasks.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        if unreachable is not None:
+            raise unreachable
+
+    def _hello(self, to: int) -> Hello:
+        identity = self._identity
+        if identity is None:
+            return Hello(cluster_id=b"", group=0, node_id=0, disk_id=b"", to=to)
+        return Hello(identity.cluster_id, identity.group, identity.node_id, identity.disk_id, to)
+
+    async def _call(
+        self, name: object, address: str, hello: Hello, run: Callable[[MemoryTransport], Awaitable[bytes]]
+    ) -> bytes:
+        """Have `run` done in a task of whoever listens at `address`; return what it returned.
+
+        :raises PeerUnreachable: it could not be reached, said no, or the connection broke.
+        """
+        await anyio.lowlevel.checkpoint()
+        target = self._network._find(self._address, address)
+        if target is None or not self._network.passes(address, self._address):
+            raise PeerUnreachable(name, "nobody answers there")
+        refusal = target._handler.admit(hello)
+        if refusal is not None:
+            for peer, outbox in self._outboxes.items():
+                if outbox.address == address:
+                    self._handler.refused(peer, refusal)
+            raise PeerUnreachable(name, f"it refused us ({refusal.code.value}): {refusal.text}")
+        call = _Call(self._address, address)
+        self._network._calls.add(call)
+        try:
+            target._tasks.start_soon(target._serve, call, run)
+            await call.done.wait()
+        finally:
+            self._network._calls.discard(call)
+        if call.error is not None:
+            raise PeerUnreachable(name, call.error)
+        return call.answer
+
+    async def _serve(self, call: _Call, run: Callable[[MemoryTransport], Awaitable[bytes]]) -> None:
+        try:
+            with call.scope:
+                call.answer = await run(self)
+                call.error = None
+        except Exception as exc:
+            call.error = f"it answered with an error: {str(exc) or type(exc).__name__}"
+            self._logger.warning("a request or snapshot failed: %r", exc)
+        finally:
+            call.done.set()
+
+    async def _deliver(self, peer: int, outbox: _Outbox) -> None:
+        """Hand the messages of one outbox over as they come; each new listener at its address is a new connection."""
+        let_in_by: MemoryTransport | None = None
+        with outbox.scope:
+            while True:
+                while not outbox.queue:
+                    outbox.wake = anyio.Event()
+                    await outbox.wake.wait()
+                await anyio.lowlevel.checkpoint()
+                batch = list(outbox.queue)
+                outbox.queue.clear()
+                outbox.bytes = 0
+                outbox.dropping = False
+                identity = self._identity
+                target = self._network._find(self._address, outbox.address)
+                try:
+                    if target is None or identity is None:
+                        raise PeerUnreachable(peer, "nobody answers there")
+                    if target is not let_in_by:
+                        refusal = target._handler.admit(self._hello(peer))
+                        if refusal is not None:
+                            self._handler.refused(peer, refusal)
+                            raise PeerUnreachable(peer, refusal.text)
+                        let_in_by = target
+                    target._handler.messages(identity.node_id, batch)
+                except Exception as exc:
+                    let_in_by = None
+                    self._logger.debug("messages to node %d were dropped: %r", peer, exc)
+                    self._dropped(peer)
+
+    def _dropped(self, peer: int) -> None:
+        self._unreachable[peer] = None
+        self._tell.set()
+
+    async def _tell_unreachable(self) -> None:
+        while True:
+            await self._tell.wait()
+            self._tell = anyio.Event()
+            peers, self._unreachable = self._unreachable, {}
+            for peer in peers:
+                self._handler.unreachable(peer)
+
+
+class _Stream:
+    """The chunks of one snapshot on their way in; None stands for the end."""
+
+    def __init__(self, sender: int, receiving: MemoryObjectReceiveStream[bytes | None]) -> None:
+        self.whole = False
+        self._sender = sender
+        self._receiving = receiving
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Give the chunks.
+
+        :raises PeerUnreachable: the sender gave up, or was lost.
+        """
+        try:
+            while (chunk := await self._receiving.receive()) is not None:
+                yield chunk
+        except (anyio.EndOfStream, anyio.ClosedResourceError) as exc:
+            raise PeerUnreachable(self._sender, "its snapshot ended before the end") from exc
+        self.whole = True
+
+
+@asynccontextmanager
+async def open_memory_transport(options: MemoryTransportOptions, context: TransportContext) -> AsyncIterator[Transport]:
+    """Be found at `context.address` on the network of the options until the block is left.
+
+    :raises ConfigError: the address is malformed or taken.
+    """
+    network = options.network
+    try:
+        address = network._free_address(Address.parse(context.address))
+    except ValueError as exc:
+        raise ConfigError(f"address: {exc}") from exc
+    failure: Exception | None = None
+    async with anyio.create_task_group() as tasks:
+        transport = network._transports[address] = MemoryTransport(network, context, address, tasks)
+        try:
+            yield transport
+        except Exception as exc:  # the block's own: it leaves as it came, not in a group
+            failure = exc
+        finally:
+            del network._transports[address]
+            tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure

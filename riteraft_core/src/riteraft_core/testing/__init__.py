@@ -1,0 +1,8 @@
+"""What plugin authors test their plugins with; needs the extra `testing`, and core never imports it."""
+
+from __future__ import annotations
+
+from .log_storage_suite import LogStorageSuite
+from .transport_suite import TransportSuite
+
+__all__ = ["LogStorageSuite", "TransportSuite"]

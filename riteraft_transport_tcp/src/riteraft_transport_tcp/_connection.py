@@ -1,0 +1,171 @@
+"""One connection: frames in, bytes out, and a limit on each time it waits for the other side."""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections.abc import Sequence
+
+import anyio
+from anyio.abc import ByteStream, SocketAttribute
+from riteraft_core._address import Address
+
+from ._framing import Frame, FrameDecoder, FrameError
+from ._options import TcpOptions
+
+_RECEIVE_SIZE = 256 * 1024
+"""What asyncio reads at once: a smaller piece would be cut from it by copying."""
+
+_BROKEN = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
+
+
+class ConnectionLostError(Exception):
+    """The connection is of no more use; the text says why."""
+
+
+class Connection:
+    """A byte stream with a decoder, run inside `scope`, which `end` cancels.
+
+    The limits are two plain numbers that the `Reaper` looks at: a timer for each receive would cost more than
+    everything else on the way of a message.
+    """
+
+    __slots__ = ("_decoder", "_frame_timeout", "_stream", "ended", "fault", "read_by", "scope", "write_by")
+
+    def __init__(self, stream: ByteStream, frame_limit: int, options: TcpOptions) -> None:
+        """Take a connected stream; frames over `frame_limit` are refused."""
+        self._stream = stream
+        self._decoder = FrameDecoder(frame_limit)
+        self._frame_timeout = options.frame_timeout
+        self.scope = anyio.CancelScope()
+        self.read_by = math.inf
+        self.write_by = math.inf
+        self.ended: str | None = None
+        self.fault: FrameError | None = None
+        """What the other side did wrong, if that is why it ended."""
+
+    @property
+    def remote(self) -> str:
+        """The other side's `host:port`, for logs."""
+        try:
+            peer = self._stream.extra(SocketAttribute.remote_address)  # noqa: S610 - not Django's
+        except (anyio.TypedAttributeLookupError, OSError):
+            return "someone who is gone"
+        return str(Address(str(peer[0]), int(peer[1])))
+
+    def trust(self, frame_limit: int) -> None:
+        """Take frames of up to `frame_limit` bytes from now on."""
+        self._decoder.limit = frame_limit
+
+    def end(self, why: str) -> None:
+        """Cancel whatever this connection's tasks wait for; the first reason stays."""
+        if self.ended is None:
+            self.ended = why
+        self.scope.cancel()
+
+    async def receive(self, idle: float) -> Sequence[Frame]:
+        """Return the next whole frames, at least one.
+
+        Ended after `idle` seconds without a byte, or a frame timeout after a frame's first byte without its last: a
+        byte now and then does not help.
+
+        :raises ConnectionLostError: the other side is gone.
+        :raises FrameError: the other side sent what it must not.
+        """
+        decoder = self._decoder
+        self.read_by = anyio.current_time() + (self._frame_timeout if decoder.partial else idle)
+        try:
+            while True:
+                begun = decoder.partial
+                data = await self._stream.receive(_RECEIVE_SIZE)
+                frames = decoder.feed(data)
+                if frames:
+                    return frames
+                if not begun:
+                    self.read_by = anyio.current_time() + self._frame_timeout
+        except anyio.EndOfStream as exc:
+            raise ConnectionLostError("the other side closed the connection") from exc
+        except _BROKEN as exc:
+            raise ConnectionLostError(f"the connection broke: {exc.__cause__ or type(exc).__name__}") from exc
+        finally:
+            self.read_by = math.inf
+
+    def keep(self, seconds: float) -> None:
+        """End the connection if this is not called again, nor `receive`, within `seconds`."""
+        self.read_by = anyio.current_time() + seconds
+
+    async def send(self, data: bytes, within: float) -> None:
+        """Write all of `data`; the connection is ended if the other side does not take it `within` seconds.
+
+        :raises ConnectionLostError: the other side is gone.
+        """
+        self.write_by = anyio.current_time() + within
+        try:
+            await self._stream.send(data)
+        except _BROKEN as exc:
+            raise ConnectionLostError(f"the connection broke: {exc.__cause__ or type(exc).__name__}") from exc
+        finally:
+            self.write_by = math.inf
+
+    async def drain(self, seconds: float) -> None:
+        """Read and forget until the other side closes: closing with bytes unread would destroy our last answer."""
+        with anyio.move_on_after(seconds):
+            try:
+                while True:
+                    await self._stream.receive(_RECEIVE_SIZE)
+            except _BROKEN:
+                pass
+
+    async def aclose(self) -> None:
+        """Close at once, in a cancelled scope too."""
+        await anyio.aclose_forcefully(self._stream)
+
+
+class Reaper:
+    """Ends connections that have waited too long: one task for all of them."""
+
+    def __init__(self, options: TcpOptions) -> None:
+        """Look often enough for the shortest limit to be kept to a tenth."""
+        shortest = min(options.handshake_timeout, options.frame_timeout, options.idle_timeout)
+        self._period = min(0.5, shortest / 10)
+        self._connections: set[Connection] = set()
+        self._over: str | None = None
+
+    async def run(self) -> None:
+        """Look for ever."""
+        while True:
+            await anyio.sleep(self._period)
+            now = anyio.current_time()
+            for connection in tuple(self._connections):
+                if connection.read_by <= now:
+                    connection.end("it was silent for too long")
+                elif connection.write_by <= now:
+                    connection.end("it did not take what was sent for too long")
+
+    def watch(self, connection: Connection) -> None:
+        """Look after `connection` until `forget`."""
+        self._connections.add(connection)
+        if self._over is not None:
+            connection.end(self._over)
+
+    def forget(self, connection: Connection) -> None:
+        """Look after `connection` no longer."""
+        self._connections.discard(connection)
+
+    def end_all(self, why: str) -> None:
+        """End every connection, and those still to come."""
+        self._over = why
+        for connection in tuple(self._connections):
+            connection.end(why)
+
+
+def tune(stream: ByteStream, unacknowledged: float) -> None:
+    """Set what the kernel is to do for this connection: no waiting for fuller packets, no endless retransmission."""
+    raw = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django's
+    try:
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        user_timeout = getattr(socket, "TCP_USER_TIMEOUT", None)
+        if user_timeout is not None:
+            raw.setsockopt(socket.IPPROTO_TCP, user_timeout, int(unacknowledged * 1000))
+    except OSError:
+        pass  # the other side closed already: the next read says so

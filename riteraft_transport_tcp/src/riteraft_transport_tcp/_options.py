@@ -1,0 +1,66 @@
+"""The options of the `tcp` transport: every limit by name, with its default and the reason for it."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_KIB = 1024
+_MIB = 1024 * _KIB
+
+
+class TcpOptions(BaseModel):
+    """What stands in `[transport]` beside `name = "tcp"`. Sizes are bytes, times are seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    insecure: bool = False
+    """Listen on other than loopback addresses though nothing is authenticated or encrypted: whoever reaches the port
+    may speak for any node."""
+
+    max_frame: int = Field(default=16 * _MIB, ge=4 * _KIB, le=1024 * _MIB)
+    """The longest body of a frame, in and out. An append carries 256 KiB or one command of at most 1 MiB by default."""
+    max_stranger_frame: int = Field(default=1 * _MIB, ge=4 * _KIB)
+    """The same for a sender without an identity: it asks to join, which is small."""
+    snapshot_chunk: int = Field(default=256 * _KIB, ge=1)
+    """A snapshot is sent in pieces of this size at most: small beside the memory of a node, big beside a header."""
+
+    outbox_messages: int = Field(default=16_384, ge=1)
+    """Messages that wait for one peer; past it they are dropped, and raft is told."""
+    outbox_bytes: int = Field(default=32 * _MIB, ge=4 * _KIB)
+    """The same in bytes: twice what raft has under way to a peer (64 appends of 256 KiB)."""
+    batch_bytes: int = Field(default=1 * _MIB, ge=1)
+    """About what one write takes from an outbox: enough to spread its cost, little to lose with a connection."""
+
+    max_requests: int = Field(default=1024, ge=1)
+    """Requests under way on one connection; the next one waits, on either side."""
+    max_request_bytes: int = Field(default=32 * _MIB, ge=4 * _KIB)
+    """Bytes of the requests being answered for one connection; past it, no more are read from it."""
+
+    max_unauthenticated: int = Field(default=64, ge=1)
+    """Connections that have not been let in, and again as many of senders without an identity. Past it the oldest
+    one is closed: an honest handshake takes milliseconds, a dishonest one as long as it may."""
+    max_connections_per_peer: int = Field(default=4, ge=3)
+    """Connections of one node id: messages, requests, a snapshot and one to spare while another is being replaced.
+    Past it the oldest one is closed."""
+    max_connections: int = Field(default=1024, ge=8)
+    """Connections in all: a bound for file descriptors. Past it new ones are closed unread."""
+
+    connect_timeout: float = Field(default=3.0, gt=0)
+    """To reach a peer; one on the same continent answers in a tenth of it."""
+    handshake_timeout: float = Field(default=5.0, gt=0)
+    """From connection to hello and its answer, on either side."""
+    frame_timeout: float = Field(default=10.0, gt=0)
+    """From a frame's first byte to its last, and for each write of messages, requests and answers."""
+    idle_timeout: float = Field(default=60.0, gt=0)
+    """For a connection on which nothing comes; the dialling side closes at half of it. Also for each step of a
+    snapshot, which waits for two disks."""
+    unacknowledged_timeout: float = Field(default=5.0, gt=0)
+    """For the kernel (Linux) to give a connection up whose bytes stay unacknowledged: after a healed partition a new
+    connection is there sooner than the old one would try again."""
+
+    reconnect_min: float = Field(default=0.05, gt=0)
+    reconnect_max: float = Field(default=0.5, gt=0)
+    """Between attempts to reach a peer the wait doubles from one to the other (less a random half): a restarted peer
+    is to be found well within an election timeout, and a dead one costs two attempts a second."""
+    refused_wait: float = Field(default=2.0, gt=0)
+    """The wait after a refusal, which seldom cures itself."""

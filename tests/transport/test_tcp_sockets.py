@@ -1,0 +1,516 @@
+"""The tcp transport against real sockets that do not behave."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import cast
+
+import anyio
+import anyio.lowlevel
+import pytest
+from anyio.abc import SocketListener, SocketStream
+from riteraft_core.errors import ConfigError, PeerUnreachable
+from riteraft_core.protocols import TransportContext
+from riteraft_core.testing.transport_suite import PATIENCE, Peer, RecordingHandler, identity_of
+from riteraft_core.types import Hello, Refusal, RefusalCode
+from riteraft_transport_tcp._framing import (
+    Frame,
+    FrameDecoder,
+    Kind,
+    encode,
+    encode_call,
+    encode_end,
+    encode_messages,
+)
+from riteraft_transport_tcp._handshake import Purpose, decode_answer, encode_hello, hello_of
+from riteraft_transport_tcp._transport import TcpTransport
+
+from riteraft_transport_tcp import TcpOptions, open_tcp
+
+pytestmark = pytest.mark.anyio
+
+NEVER = 3600.0
+"""For the limits that a test is not about: if one of them were what ends a wait, the test would fail."""
+
+PATIENT = TcpOptions(handshake_timeout=NEVER, frame_timeout=NEVER, idle_timeout=NEVER)
+
+
+class Raw:
+    """A client that sends whatever it likes."""
+
+    def __init__(self, stream: SocketStream) -> None:
+        self.stream = stream
+        self._decoder = FrameDecoder(1 << 20)
+        self._frames: list[Frame] = []
+
+    async def send(self, data: bytes) -> None:
+        await self.stream.send(data)
+
+    async def frame(self) -> Frame:
+        with anyio.fail_after(PATIENCE):
+            while not self._frames:
+                self._frames += self._decoder.feed(await self.stream.receive())
+        return self._frames.pop(0)
+
+    async def closed(self) -> None:
+        """Wait until the other side has closed."""
+        with anyio.fail_after(PATIENCE):
+            try:
+                while True:
+                    await self.stream.receive()
+            except (anyio.EndOfStream, anyio.BrokenResourceError):
+                pass
+
+    async def greet(self, hello: Hello, purpose: Purpose) -> Refusal | None:
+        await self.send(encode_hello(hello, purpose))
+        return decode_answer(await self.frame())
+
+
+@asynccontextmanager
+async def node(node_id: int, options: TcpOptions, address: str = "127.0.0.1:0") -> AsyncIterator[Peer]:
+    handler = RecordingHandler()
+    logger = logging.getLogger("riteraft.test")
+    with anyio.fail_after(3 * PATIENCE):
+        async with open_tcp(options, TransportContext(identity_of(node_id), address, handler, logger)) as transport:
+            yield Peer(transport, handler, node_id)
+
+
+@asynccontextmanager
+async def raw(peer: Peer) -> AsyncIterator[Raw]:
+    host, _, port = peer.address.rpartition(":")
+    async with await anyio.connect_tcp(host, int(port)) as stream:
+        yield Raw(stream)
+
+
+def counters(peer: Peer) -> dict[str, int]:
+    return dict(cast("TcpTransport", peer.transport).counters)
+
+
+async def works(peer: Peer) -> None:
+    """An honest peer is served."""
+    async with node(2, TcpOptions()) as honest:
+        honest.transport.set_peers({peer.node_id: peer.address})
+        await honest.send_until(peer.node_id, b"honest", peer)
+        assert await honest.transport.request(peer.address, b"abc") == b"cba"
+
+
+async def eventually(condition: Callable[[], object]) -> None:
+    with anyio.fail_after(PATIENCE):
+        while not condition():
+            await anyio.lowlevel.checkpoint()
+
+
+# --- before anybody is let in ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\nHost: example.org\r\nUser-Agent: somebody\r\n\r\n",
+        bytes(1000),
+        encode_messages(7, [b"no hello"]),
+        encode(Kind.HELLO, 7, b"short"),
+        encode(Kind.HELLO, 7, bytes(2000)),
+        encode_hello(hello_of(identity_of(2), 1), Purpose.MESSAGES) + encode_messages(7, [b"too early"]),
+    ],
+    ids=["http", "zeros", "no hello", "short hello", "long hello", "hello and more"],
+)
+async def test_garbage_is_closed_and_counted(data: bytes) -> None:
+    async with node(1, PATIENT) as one:
+        async with raw(one) as stranger:
+            await stranger.send(data)
+            await stranger.closed()
+        assert counters(one) == {"frame": 1}
+        assert one.handler.received == []
+        await works(one)
+
+
+async def test_another_version_is_told_so() -> None:
+    async with node(1, PATIENT) as one, raw(one) as stranger:
+        hello = bytearray(encode_hello(hello_of(identity_of(2), 1), Purpose.MESSAGES))
+        hello[4] = 9
+        await stranger.send(bytes(hello))
+        refusal = decode_answer(await stranger.frame())
+        assert refusal is not None
+        assert refusal.code is RefusalCode.VERSION
+        assert "9" in refusal.text
+        assert one.handler.hellos == []
+        assert counters(one) == {"refused version": 1}
+
+
+@pytest.mark.parametrize("purpose", [Purpose.MESSAGES, Purpose.SNAPSHOT])
+async def test_without_an_identity_one_may_only_request(purpose: Purpose) -> None:
+    async with node(1, PATIENT) as one, raw(one) as stranger:
+        refusal = await stranger.greet(hello_of(None, 1), purpose)
+        assert refusal is not None
+        assert refusal.code is RefusalCode.FORBIDDEN
+        assert one.handler.hellos == []
+
+
+@pytest.mark.parametrize("sent", [b"", encode_hello(hello_of(identity_of(2), 1), Purpose.MESSAGES)[:-1]])
+async def test_a_hello_must_come_in_time(sent: bytes) -> None:
+    async with node(1, TcpOptions(handshake_timeout=0.1)) as one, raw(one) as stranger:
+        if sent:
+            await stranger.send(sent)
+        await stranger.closed()
+        assert counters(one) == {"handshake-timeout": 1}
+
+
+async def test_a_byte_now_and_then_is_not_a_hello_in_time() -> None:
+    async with node(1, TcpOptions(handshake_timeout=0.3)) as one, raw(one) as stranger:
+        hello = encode_hello(hello_of(identity_of(2), 1), Purpose.MESSAGES)
+
+        async def drip() -> None:
+            for byte in hello:
+                await stranger.send(bytes((byte,)))
+                with anyio.move_on_after(0.05):
+                    await stranger.stream.receive()
+
+        with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+            await drip()
+        assert counters(one) == {"handshake-timeout": 1}
+
+
+async def test_the_oldest_of_too_many_silent_connections_goes() -> None:
+    # A flood of connections that say nothing: an honest peer finds a place all the same, and at once.
+    async with node(1, PATIENT.model_copy(update={"max_unauthenticated": 3})) as one:
+        async with raw(one) as first, raw(one), raw(one), raw(one):
+            await first.closed()
+            await works(one)
+        assert counters(one)["unauthenticated"] >= 1
+
+
+async def test_past_the_limit_of_connections_new_ones_are_closed() -> None:
+    async with node(1, PATIENT.model_copy(update={"max_connections": 2})) as one:
+        async with raw(one) as first, raw(one) as second, raw(one) as third:
+            await third.closed()
+            for guest in (first, second):
+                assert await guest.greet(hello_of(None, 0), Purpose.REQUEST) is None
+        assert counters(one) == {"full": 1}
+
+
+# --- once let in -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encode(Kind.MESSAGES, 7, bytes(4097))[:24],
+        encode_messages(8, [b"another group"]),
+        encode(Kind.MESSAGES, 7, b"\xff\xff\xff\xff"),
+        encode(Kind.CHUNK, 7, b"a chunk"),
+        encode_messages(7, [b"flipped"])[:-1] + b"!",
+    ],
+    ids=["header of a long frame", "other group", "malformed batch", "wrong kind", "checksum"],
+)
+async def test_what_a_peer_must_not_send_ends_its_connection(data: bytes) -> None:
+    async with node(1, PATIENT.model_copy(update={"max_frame": 4096})) as one:
+        async with raw(one) as peer:
+            assert await peer.greet(hello_of(identity_of(2), 1), Purpose.MESSAGES) is None
+            await peer.send(encode_messages(7, [b"good"]))
+            await one.handler.until(lambda: one.handler.received)
+            await peer.send(data)
+            await peer.closed()
+        assert one.handler.received == [(2, b"good")]
+        assert counters(one) == {"frame": 1}
+
+
+async def test_a_joiners_frames_have_a_smaller_limit() -> None:
+    async with node(1, PATIENT.model_copy(update={"max_stranger_frame": 4096})) as one, raw(one) as joiner:
+        assert await joiner.greet(hello_of(None, 0), Purpose.REQUEST) is None
+        await joiner.send(encode_call(Kind.REQUEST, 0, 1, bytes(4096)))
+        await joiner.closed()
+        assert counters(one) == {"frame": 1}
+
+
+async def test_a_frame_must_be_whole_in_time() -> None:
+    async with node(1, PATIENT.model_copy(update={"frame_timeout": 0.1})) as one, raw(one) as peer:
+        assert await peer.greet(hello_of(identity_of(2), 1), Purpose.MESSAGES) is None
+        await peer.send(encode_messages(7, [b"half"])[:-1])
+        await peer.closed()
+        assert one.handler.received == []
+
+
+@pytest.mark.parametrize("purpose", list(Purpose))
+async def test_a_silent_connection_is_closed(purpose: Purpose) -> None:
+    async with node(1, PATIENT.model_copy(update={"idle_timeout": 0.1})) as one, raw(one) as peer:
+        assert await peer.greet(hello_of(identity_of(2), 1), purpose) is None
+        await peer.closed()
+
+
+async def test_an_idle_sender_closes_by_itself_and_comes_back() -> None:
+    # Without that the receiver would: then the next message would be lost in a connection just closed.
+    async with node(1, PATIENT.model_copy(update={"idle_timeout": 0.1})) as one, node(2, PATIENT) as two:
+        one.transport.set_peers({2: two.address})
+        for number in range(3):
+            one.transport.send(2, [b"%d" % number])
+            await two.handler.until(lambda number=number: len(two.handler.received) > number)  # type: ignore[misc]
+            await eventually(lambda: not cast("TcpTransport", two.transport)._server._guests)
+        assert len(two.handler.hellos) == 3
+        assert one.handler.unreached == []
+
+
+async def test_a_request_may_take_longer_than_a_connection_may_be_silent() -> None:
+    options = PATIENT.model_copy(update={"idle_timeout": 0.2})
+    async with node(1, options) as one, node(2, options) as two:
+        two.handler.request_gate = anyio.Event()
+
+        async def open_the_gate() -> None:
+            await anyio.sleep(0.6)
+            cast("anyio.Event", two.handler.request_gate).set()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(open_the_gate)
+            assert await one.transport.request(two.address, b"abc") == b"cba"
+
+
+async def test_a_newer_connection_of_a_peer_replaces_the_older() -> None:
+    async with node(1, PATIENT) as one, raw(one) as old, raw(one) as new:
+        hello = hello_of(identity_of(2), 1)
+        assert await old.greet(hello, Purpose.MESSAGES) is None
+        assert await new.greet(hello, Purpose.MESSAGES) is None
+        await old.closed()
+        await new.send(encode_messages(7, [b"new"]))
+        await one.handler.until(lambda: one.handler.received)
+
+
+async def test_a_peer_has_a_few_connections_only() -> None:
+    async with node(1, PATIENT) as one, raw(one) as first:
+        hello = hello_of(identity_of(2), 0)
+        assert await first.greet(hello, Purpose.REQUEST) is None
+        async with raw(one) as a, raw(one) as b, raw(one) as c, raw(one) as last:
+            for guest in (a, b, c, last):
+                assert await guest.greet(hello, Purpose.REQUEST) is None
+            await first.closed()
+            await last.send(encode_call(Kind.REQUEST, 7, 1, b"abc"))
+            assert (await last.frame()).kind == Kind.ANSWER
+
+
+async def test_who_never_reads_its_answers_is_given_up() -> None:
+    # Its requests stop being read once a bound of unread answers is reached, and then its connection ends.
+    options = PATIENT.model_copy(update={"frame_timeout": 0.3, "max_request_bytes": 1 << 20})
+    async with node(1, options) as one, raw(one) as greedy:
+        assert await greedy.greet(hello_of(identity_of(2), 0), Purpose.REQUEST) is None
+
+        async def flood() -> None:
+            for number in range(10_000):
+                await greedy.send(encode_call(Kind.REQUEST, 7, number, bytes(64 * 1024)))
+
+        with pytest.raises(anyio.BrokenResourceError):
+            await flood()
+        assert len(one.handler.requests) < 1000
+        await works(one)
+
+
+async def test_an_error_of_the_handler_ends_one_connection_only(caplog: pytest.LogCaptureFixture) -> None:
+    async with node(1, PATIENT) as one:
+        take = one.handler.messages
+
+        def fail(peer: int, messages: Sequence[bytes]) -> None:
+            one.handler.messages = take  # type: ignore[method-assign]
+            raise RuntimeError("a bug of ours")
+
+        one.handler.messages = fail  # type: ignore[method-assign]
+        async with raw(one) as peer:
+            assert await peer.greet(hello_of(identity_of(2), 1), Purpose.MESSAGES) is None
+            await peer.send(encode_messages(7, [b"poison"]))
+            await peer.closed()
+        assert "a bug of ours" in caplog.text
+        await works(one)
+
+
+# --- snapshots -------------------------------------------------------------------------------------------------------
+
+CHUNK = encode(Kind.CHUNK, 7, b"chunk")
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (CHUNK + encode_end(7, 6, hashlib.sha256(b"chunk").digest()), "SHA-256"),
+        (CHUNK + encode_end(7, 5, bytes(32)), "SHA-256"),
+        (CHUNK + CHUNK + encode_end(7, 5, hashlib.sha256(b"chunk").digest()), "SHA-256"),
+        (encode_end(7, 5, hashlib.sha256(b"chunk").digest()), "SHA-256"),
+        (CHUNK + encode_messages(7, []), "MESSAGES"),
+        (CHUNK + encode_end(7, 5, hashlib.sha256(b"chunk").digest()) + CHUNK, "after the end"),
+    ],
+    ids=["size", "hash", "chunk twice", "chunk missing", "other frame", "after the end"],
+)
+async def test_a_snapshot_that_is_not_what_was_sent_is_not_taken(data: bytes, why: str) -> None:
+    async with node(1, PATIENT) as one, raw(one) as peer:
+        assert await peer.greet(hello_of(identity_of(2), 1), Purpose.SNAPSHOT) is None
+        await peer.send(encode(Kind.SNAPSHOT, 7, b"header"))
+        await peer.send(data)
+        answer = await peer.frame()
+        assert answer.kind == Kind.NOT_TAKEN
+        assert why in bytes(answer.body).decode()
+        assert isinstance(one.handler.broken_snapshots[0], PeerUnreachable)
+        assert one.handler.snapshots == []
+        assert counters(one) == {"frame": 1}
+
+
+async def test_a_snapshot_with_a_flipped_bit_is_not_taken() -> None:
+    async with node(1, PATIENT) as one, raw(one) as peer:
+        assert await peer.greet(hello_of(identity_of(2), 1), Purpose.SNAPSHOT) is None
+        await peer.send(encode(Kind.SNAPSHOT, 7, b"header") + CHUNK[:-1] + b"!")
+        await peer.closed()
+        assert one.handler.snapshots == []
+        assert counters(one) == {"frame": 1}
+
+
+async def test_a_snapshot_cut_short_is_not_taken() -> None:
+    async with node(1, PATIENT) as one:
+        async with raw(one) as peer:
+            assert await peer.greet(hello_of(identity_of(2), 1), Purpose.SNAPSHOT) is None
+            await peer.send(encode(Kind.SNAPSHOT, 7, b"header") + CHUNK)
+        await one.handler.until(lambda: one.handler.broken_snapshots)
+        assert isinstance(one.handler.broken_snapshots[0], PeerUnreachable)
+        assert one.handler.snapshots == []
+
+
+async def test_installing_may_take_longer_than_a_connection_may_be_silent() -> None:
+    options = PATIENT.model_copy(update={"idle_timeout": 0.2})
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"chunk"
+
+    async with node(1, options) as one, node(2, options) as two:
+        one.transport.set_peers({2: two.address})
+        two.handler.snapshot_gate = anyio.Event()
+
+        async def open_the_gate() -> None:
+            await anyio.sleep(0.6)
+            cast("anyio.Event", two.handler.snapshot_gate).set()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(open_the_gate)
+            await one.transport.send_snapshot(2, b"header", chunks())
+        assert two.handler.snapshots == [(1, b"header", b"chunk")]
+
+
+# --- dialling --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_peer_that_accepts_and_says_nothing_is_unreachable() -> None:
+    # The kernel accepts for a process that is stopped: nothing answers the hello.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        async with node(1, PATIENT.model_copy(update={"handshake_timeout": 0.1})) as one:
+            one.transport.set_peers({2: address})
+            one.transport.send(2, [b"lost"])
+            await one.handler.until(lambda: one.handler.unreached == [2])
+            with pytest.raises(PeerUnreachable, match="no answer to our hello"):
+                await one.transport.request(address, b"question")
+
+
+async def test_a_peer_that_is_no_riteraft_is_unreachable() -> None:
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, node(1, PATIENT) as one:
+
+        async def serve_web(stream: SocketStream) -> None:
+            async with stream:
+                await stream.receive()
+                await stream.send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listener.serve, serve_web)
+            port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - not Django's
+            with pytest.raises(PeerUnreachable, match="magic"):
+                await one.transport.request(f"127.0.0.1:{port}", b"question")
+            tasks.cancel_scope.cancel()
+
+
+async def test_a_malformed_peer_address_is_unreachable() -> None:
+    async with node(1, PATIENT) as one:
+        with pytest.raises(PeerUnreachable, match="has no port"):
+            await one.transport.request("localhost", b"question")
+
+
+async def test_a_request_over_the_limit_is_refused_here() -> None:
+    async with node(1, PATIENT.model_copy(update={"max_frame": 4096})) as one:
+        with pytest.raises(PeerUnreachable, match="max_frame"):
+            await one.transport.request(one.address, bytes(4096))
+
+
+async def test_a_message_over_the_limit_is_dropped_and_told() -> None:
+    options = PATIENT.model_copy(update={"max_frame": 4096})
+    async with node(1, options) as one, node(2, options) as two:
+        one.transport.set_peers({2: two.address})
+        one.transport.send(2, [bytes(4096)])
+        await one.handler.until(lambda: one.handler.unreached == [2])
+        await one.send_until(2, bytes(4088), two)
+
+
+# --- listening -------------------------------------------------------------------------------------------------------
+
+
+async def test_every_interface_needs_insecure(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ConfigError, match="insecure = true"):
+        async with node(1, PATIENT, "0.0.0.0:0"):
+            pass
+    async with node(1, PATIENT.model_copy(update={"insecure": True}), "0.0.0.0:0") as one:
+        assert one.address.startswith("0.0.0.0:")
+        assert "without authentication" in caplog.text
+
+
+async def test_loopback_is_quiet(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with node(1, TcpOptions()) as one:
+        await works(one)
+    assert caplog.records == []
+
+
+async def test_a_taken_port_says_what_to_do() -> None:
+    async with node(1, PATIENT) as one:
+        with pytest.raises(ConfigError, match="choose another port"):
+            async with node(2, PATIENT, one.address):
+                pass
+
+
+async def test_a_name_that_cannot_be_resolved_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def getaddrinfo(*args: object, **kwargs: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(anyio, "getaddrinfo", getaddrinfo)
+    with pytest.raises(ConfigError, match=r"nowhere\.invalid cannot be resolved"):
+        async with node(1, PATIENT, "nowhere.invalid:0"):
+            pass
+
+
+async def test_a_failing_accept_does_not_end_the_listener(caplog: pytest.LogCaptureFixture) -> None:
+    # No file descriptor left: the listener says so, once a second at most, and goes on when there is one.
+    class Listener:
+        failures = 3
+
+        async def accept(self) -> SocketStream:
+            if self.failures:
+                self.failures -= 1
+                raise OSError(errno.EMFILE, "Too many open files")
+            return await real.accept()
+
+    async with node(1, PATIENT) as one, await anyio.create_tcp_listener(local_host="127.0.0.1") as multi:
+        real = cast("SocketListener", multi.listeners[0])
+        port = multi.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - not Django's
+        async with anyio.create_task_group() as tasks:
+            server = cast("TcpTransport", one.transport)._server
+            tasks.start_soon(server.accept, cast("SocketListener", Listener()), tasks)
+            async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+                assert await Raw(stream).greet(hello_of(identity_of(2), 1), Purpose.MESSAGES) is None
+            tasks.cancel_scope.cancel()
+        assert counters(one) == {"accept": 3}
+        assert caplog.text.count("Too many open files") == 1
+
+
+async def test_connections_that_come_and_go_leave_nothing() -> None:
+    async with node(1, PATIENT) as one:
+        before = len(anyio.get_running_tasks())
+        for _ in range(300):
+            async with raw(one):
+                pass
+        await eventually(lambda: not cast("TcpTransport", one.transport)._server._open)
+        await eventually(lambda: len(anyio.get_running_tasks()) == before)
+        await works(one)
