@@ -1,0 +1,232 @@
+"""The database file: its tables, its format, and one thread at a time on each connection to it."""
+
+from __future__ import annotations
+
+import sqlite3
+import struct
+import threading
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from anyio import CapacityLimiter, to_thread
+from riteraft_core.errors import StorageError
+
+from ._folder import DATABASE, make_private, sync_folder
+from ._wal import damage
+
+APPLICATION = 0x52465431  # "RFT1", in SQLite's own header: whose database this is
+FORMAT = 1  # of the tables below, in SQLite's `user_version`; a change of either makes it 2
+
+SMALLEST = 512  # bytes: the least page size, and a database has one page at least
+
+CURE = "the folder cannot be trusted: remove this node from its cluster and join again with an empty folder"
+
+# Every table is keyed by group, so that many groups can share one database. Rows are found by key alone, which is why
+# `log` needs no rowid of its own; chunks are too big to stand inside a key's tree.
+SCHEMA = (
+    """CREATE TABLE identity (
+        grp INTEGER PRIMARY KEY, cluster TEXT NOT NULL, cluster_id BLOB NOT NULL, node_id INTEGER NOT NULL,
+        disk_id BLOB NOT NULL, crc INTEGER NOT NULL)""",
+    """CREATE TABLE head (
+        grp INTEGER PRIMARY KEY, term INTEGER NOT NULL, vote INTEGER NOT NULL, committed INTEGER NOT NULL,
+        anchor_index INTEGER NOT NULL, anchor_term INTEGER NOT NULL, last_index INTEGER NOT NULL,
+        snapshot INTEGER NOT NULL, crc INTEGER NOT NULL)""",
+    """CREATE TABLE log (
+        grp INTEGER, idx INTEGER, term INTEGER NOT NULL, data BLOB NOT NULL, crc INTEGER NOT NULL,
+        PRIMARY KEY (grp, idx)) WITHOUT ROWID""",
+    """CREATE TABLE snapshot (
+        grp INTEGER, id INTEGER, meta BLOB NOT NULL, size INTEGER, chunks INTEGER, crc INTEGER,
+        PRIMARY KEY (grp, id)) WITHOUT ROWID""",
+    """CREATE TABLE chunk (
+        grp INTEGER, snapshot INTEGER, number INTEGER, data BLOB NOT NULL, crc INTEGER NOT NULL,
+        PRIMARY KEY (grp, snapshot, number))""",
+)
+
+_PACK = [struct.Struct(f"<{count}q").pack for count in range(10)]  # made once: a row of the log takes one each
+
+T = TypeVar("T")
+
+
+def checksum(data: bytes, *fields: int) -> int:
+    """Return the CRC-32 over some numbers and then `data`."""
+    return zlib.crc32(data, zlib.crc32(_PACK[len(fields)](*fields)))
+
+
+def matches(crc: object, data: bytes, *fields: int) -> bool:
+    """Say whether `checksum` gives `crc`; values that a damaged row gave another type never match."""
+    try:
+        return checksum(data, *fields) == crc
+    except (TypeError, struct.error):
+        return False
+
+
+class Connection:
+    """One connection, run in worker threads, one call at a time; after the first failure it refuses everything.
+
+    The limiter is its own: the default one may be full of a program's other work. It is first come, first served,
+    which is what lets a save in between the chunks of a snapshot. The lock beside it is for a task that asyncio's own
+    `cancel()` tore off its call: the thread goes on, and the next call waits for it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._limiter = CapacityLimiter(1)
+        self._lock = threading.Lock()
+        self._raw: sqlite3.Connection | None = None
+        self._failure: StorageError | None = None
+
+    @property
+    def raw(self) -> sqlite3.Connection:
+        """SQLite's own object; only for what `run` calls."""
+        if self._raw is None:
+            raise StorageError(f"{self._path}: not open")
+
+        return self._raw
+
+    async def run(self, doing: str, call: Callable[[], T]) -> T:
+        """Run `call` in a worker thread; a cancelled caller waits until it has ended, and it always ends whole.
+
+        :raises StorageError: `call` failed, or one before it did; `doing` is what the text says it was about.
+        """
+        return await to_thread.run_sync(self._run, doing, call, limiter=self._limiter)
+
+    def _run(self, doing: str, call: Callable[[], T]) -> T:
+        with self._lock:
+            if self._failure is not None:
+                raise StorageError(
+                    f"{self._path}: {doing} was refused, because this storage has ended: {self._failure}"
+                ) from self._failure
+
+            try:
+                return call()
+            except StorageError as exc:
+                self._failure = exc
+                raise
+            except Exception as exc:
+                # The plain DatabaseError, none of its subclasses, is SQLite's word for a file it cannot make sense of.
+                cure = f"; {CURE}" if type(exc) is sqlite3.DatabaseError else ""
+                self._failure = StorageError(f"{self._path}: {doing} failed: {exc}{cure}")
+                raise self._failure from exc
+
+    async def close(self) -> None:
+        """Refuse all further calls and close, once the call under way has ended."""
+        await to_thread.run_sync(self._close, limiter=self._limiter)
+
+    def _close(self) -> None:
+        with self._lock:
+            if self._failure is None:
+                self._failure = StorageError("it was closed")
+
+            if self._raw is not None:
+                self._raw.close()
+                self._raw = None
+
+    def open(self) -> sqlite3.Connection:
+        """Connect to the file, which must be there. Blocks."""
+        self._raw = _connect(self._path)
+        return self._raw
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+
+
+def prepare(folder: Path) -> None:
+    """Make the database if there is none; look at an existing one before SQLite opens, and mends, it. Blocks.
+
+    :raises StorageError: what is there is no whole database.
+    """
+    path = folder / DATABASE
+    wal = folder / f"{DATABASE}-wal"
+    if not path.exists():
+        if wal.exists():
+            raise StorageError(f"{path} is missing, but its WAL is there; {CURE}")
+
+        _make(folder)
+    elif path.stat().st_size < SMALLEST:
+        # SQLite would take it for new and delete the WAL. It never was that small under this name.
+        raise StorageError(f"{path} is cut short; {CURE}")
+
+    if where := damage(wal):
+        raise StorageError(f"{wal}: {where}; {CURE}")
+
+
+def _make(folder: Path) -> None:
+    """Make the tables under another name: a crash here leaves no half database under the right one."""
+    new = folder / f"{DATABASE}.new"
+    for leftover in (new, folder / f"{DATABASE}.new-journal"):
+        leftover.unlink(missing_ok=True)
+
+    make_private(new)
+    raw = _connect(new)
+    try:
+        raw.execute("PRAGMA synchronous = FULL")
+        raw.execute("PRAGMA fullfsync = ON")
+        raw.execute("BEGIN")
+        raw.execute(f"PRAGMA application_id = {APPLICATION}")
+        raw.execute(f"PRAGMA user_version = {FORMAT}")
+        for statement in SCHEMA:
+            raw.execute(statement)
+
+        raw.execute("COMMIT")
+    finally:
+        raw.close()
+
+    new.rename(folder / DATABASE)
+    sync_folder(folder)
+
+
+def open_writer(connection: Connection, path: Path) -> None:
+    """Open the connection that writes: what it commits is durable, and an error in a checkpoint is heard of. Blocks.
+
+    :raises StorageError: the database is not ours, or of another format.
+    """
+    make_private(path)  # SQLite gives the WAL the same mode
+    raw = connection.open()
+    raw.execute("PRAGMA trusted_schema = OFF")  # nothing that a tampered schema names is called
+    raw.execute("PRAGMA cell_size_check = ON")  # a damaged page is found when it is read, not later
+    try:
+        application = _value(raw, "PRAGMA application_id")
+        version = _value(raw, "PRAGMA user_version")
+    except sqlite3.DatabaseError as exc:
+        raise StorageError(f"{path} cannot be read as a SQLite database ({exc}); {CURE}") from exc
+
+    if application != APPLICATION:
+        raise StorageError(
+            f"{path} is not a riteraft database (application id {application}, not {APPLICATION}): "
+            "give the node a data_dir of its own"
+        )
+
+    if version != FORMAT:
+        raise StorageError(
+            f"{path} has format {version}, this version of riteraft-storage-sqlite reads format {FORMAT}: "
+            "install the version that wrote it, or a newer one"
+        )
+
+    if (mode := _value(raw, "PRAGMA journal_mode = WAL")) != "wal":
+        raise StorageError(f"{path}: this file system does not carry SQLite's WAL (it stays in mode {mode!r})")
+
+    raw.execute("PRAGMA synchronous = FULL")
+    raw.execute("PRAGMA fullfsync = ON")  # macOS: fsync alone does not reach the disk
+    raw.execute("PRAGMA checkpoint_fullfsync = ON")
+    raw.execute("PRAGMA secure_delete = OFF")  # on in some builds: every deleted page would be written once more
+    raw.execute("PRAGMA wal_autocheckpoint = 0")  # an automatic one swallows its errors; `checkpoint` does not
+    checkpoint(connection, "TRUNCATE")  # each run starts a WAL of its own: `_wal` counts on it
+
+
+def open_reader(connection: Connection) -> None:
+    """Open a connection that only reads. Blocks."""
+    connection.open().execute("PRAGMA query_only = ON")
+
+
+def checkpoint(connection: Connection, mode: str) -> None:
+    """Copy the WAL into the database; what a reader still needs stays for the next time. Blocks."""
+    connection.raw.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+
+
+def _value(raw: sqlite3.Connection, pragma: str) -> object:
+    (value,) = raw.execute(pragma).fetchone()
+    return value

@@ -1,0 +1,19 @@
+"""What a user may set."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class SqliteOptions(BaseModel):
+    """Options of the `sqlite` log storage; whether a save is durable is not among them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    checkpoint_bytes: int = Field(default=4 * 1024 * 1024, ge=64 * 1024)
+    """Once about this much was written, the save that reached it also copies the WAL into the database.
+
+    4 MiB is SQLite's own default: more makes that save and the start after a crash slower, less makes more of them.
+    """
+    snapshot_chunk_bytes: int = Field(default=256 * 1024, ge=4 * 1024, le=16 * 1024 * 1024)
+    """A snapshot is written in pieces of this size, one short transaction each, and a save waits for one at most."""

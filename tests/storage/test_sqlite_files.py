@@ -1,0 +1,631 @@
+"""What the suite can't see from outside: files, damage, crashes and processes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import re
+import shutil
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, closing, contextmanager
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import pytest
+from pydantic import ValidationError
+from riteraft_core.errors import ConfigError, StorageError
+from riteraft_core.protocols import LogStorage, StorageContext
+from riteraft_core.testing.log_storage_suite import IDENTITY, feed, live, meta, recovered, rows
+from riteraft_core.types import Anchor, HardState, LogBatch, LogRow, Recovered
+
+from riteraft_storage_sqlite import SqliteOptions, open_sqlite, riteraft_log_storages
+
+LOGGER = logging.getLogger("riteraft")
+OPTIONS = SqliteOptions(snapshot_chunk_bytes=4096)
+CURE = "remove this node from its cluster and join again with an empty folder"
+
+# The content that the tests below damage: a live snapshot of ten chunks, and a log of 100 rows around it.
+STATE = bytes(range(256)) * 160
+WHOLE = Recovered(IDENTITY, HardState(3, 2, 60), Anchor(30, 1), meta(50), rows(31, 130))
+
+
+ALL_IN_THE_WAL = SqliteOptions(snapshot_chunk_bytes=4096, checkpoint_bytes=1 << 30)
+
+
+def open_log(folder: Path, group: int = 0) -> AbstractAsyncContextManager[LogStorage]:
+    return open_sqlite(OPTIONS, StorageContext(folder, group, LOGGER))
+
+
+def open_without_checkpoints(folder: Path) -> AbstractAsyncContextManager[LogStorage]:
+    """Open so that all that is saved stands in the WAL alone, until it is closed."""
+    return open_sqlite(ALL_IN_THE_WAL, StorageContext(folder, 0, LOGGER))
+
+
+async def fill(log: LogStorage) -> None:
+    await log.create(IDENTITY)
+    for first in range(1, 130, 10):
+        await log.save(LogBatch(hard_state=HardState(3, 2, min(first, 60)), entries=rows(first, first + 9)))
+
+    await log.save(LogBatch(hard_state=WHOLE.hard_state))
+    await log.compact(await log.stage_snapshot(meta(50), feed(STATE)), 30)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder that a node has filled and closed."""
+
+    async def make() -> None:
+        async with open_log(tmp_path / "node") as log:
+            await fill(log)
+
+    anyio.run(make)
+    return tmp_path / "node"
+
+
+@pytest.fixture
+def dice() -> random.Random:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")  # noqa: T201 - pytest shows it when the test fails
+    return random.Random(seed)
+
+
+async def look(folder: Path) -> tuple[Recovered, bytes]:
+    """Start on a folder and read all that a node reads; whatever cannot be trusted must show here."""
+    async with open_log(folder) as log:
+        found = await recovered(log)
+        return found, b"" if found.snapshot is None else (await live(log))[1]
+
+
+async def refusal(folder: Path) -> str:
+    """Return the text with which a folder is refused, and check that it is refused again."""
+    with pytest.raises(StorageError) as first:
+        await look(folder)
+
+    with pytest.raises(StorageError):
+        await look(folder)
+
+    return str(first.value)
+
+
+@contextmanager
+def tampered(folder: Path) -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(folder / "raft.db", isolation_level=None)) as database:
+        yield database
+
+
+# --- the folder ---
+
+
+@pytest.mark.anyio
+async def test_files_and_folder_are_the_owners_only(tmp_path: Path) -> None:
+    # Whatever the umask: 0 would give too much, 0o777 too little.
+    for umask in (0, 0o777):
+        folder = tmp_path / str(umask) / "node"
+        folder.parent.mkdir()
+        old = os.umask(umask)
+        try:
+            async with open_log(folder) as log:
+                await fill(log)
+                modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+        finally:
+            os.umask(old)
+
+        assert modes == dict.fromkeys(["raft.db", "raft.db-wal", "raft.db-shm", "raft.lock"], 0o600)
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+@pytest.mark.anyio
+async def test_folders_above_are_made_and_an_existing_one_keeps_its_mode(tmp_path: Path) -> None:
+    async with open_log(tmp_path / "a" / "b" / "node"):
+        pass
+
+    (tmp_path / "mine").mkdir(mode=0o750)
+    async with open_log(tmp_path / "mine"):
+        assert stat.S_IMODE((tmp_path / "mine").stat().st_mode) == 0o750
+
+
+@pytest.mark.anyio
+async def test_without_a_folder_there_is_no_sqlite() -> None:
+    with pytest.raises(ConfigError, match="data_dir"):
+        async with open_sqlite(OPTIONS, StorageContext(None, 0, LOGGER)):
+            pass
+
+
+@pytest.mark.anyio
+async def test_closed_it_leaves_no_wal_and_refuses_calls(tmp_path: Path) -> None:
+    async with open_log(tmp_path) as log:
+        await fill(log)
+
+    assert sorted(os.listdir(tmp_path)) == ["raft.db", "raft.lock"]
+    with pytest.raises(StorageError, match="closed"):
+        await log.save(LogBatch())
+
+
+@pytest.mark.anyio
+async def test_two_groups_in_one_database_know_nothing_of_each_other(folder: Path) -> None:
+    async with open_log(folder, group=1) as log:
+        assert await log.load() == Recovered()
+        with pytest.raises(StorageError, match="opened for group 1"):
+            await log.create(IDENTITY)
+
+    assert await look(folder) == (WHOLE, STATE)
+
+
+def test_the_hook_brings_sqlite_by_name() -> None:
+    (provider,) = riteraft_log_storages()
+    assert (provider.name, provider.options, provider.open) == ("sqlite", SqliteOptions, open_sqlite)
+    with pytest.raises(ValidationError):
+        provider.options.model_validate({"synchronous": "off"})
+
+
+# --- the lock ---
+
+HOLD = """
+import logging, sys, anyio
+from pathlib import Path
+from riteraft_core.protocols import StorageContext
+from riteraft_storage_sqlite import SqliteOptions, open_sqlite
+
+async def main():
+    async with open_sqlite(SqliteOptions(), StorageContext(Path(sys.argv[1]), 0, logging.getLogger())):
+        print("held", flush=True)
+        sys.stdin.read()
+
+anyio.run(main)
+"""
+
+
+def test_a_second_process_is_refused_by_name(tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(StorageError, match=rf"{re.escape(str(tmp_path))} is in use .*pid {holder.pid}\b"):
+            anyio.run(look, tmp_path)
+
+        # Killed, it holds nothing any more.
+        holder.kill()
+        holder.wait()
+        assert anyio.run(look, tmp_path) == (Recovered(entries=[]), b"")
+
+
+@pytest.mark.anyio
+async def test_a_second_opening_in_one_process_is_refused_too(folder: Path) -> None:
+    async with open_log(folder) as log:
+        with pytest.raises(StorageError, match=rf"is in use .*pid {os.getpid()}\b"):
+            await look(folder)
+
+        await log.save(LogBatch(entries=rows(131, 131)))
+
+    assert (await look(folder))[0].entries == rows(31, 131)
+
+
+# --- what cannot be trusted ---
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        ("UPDATE log SET data = x'00' WHERE idx = 77", "the log row at 77 does not match"),
+        ("UPDATE log SET data = 'text' WHERE idx = 77", "the log row at 77 does not match"),
+        ("UPDATE log SET term = term + 1 WHERE idx = 77", "the log row at 77 does not match"),
+        ("UPDATE log SET idx = 131 WHERE idx = 130", "the log row at 131 does not match"),
+        ("DELETE FROM log WHERE idx = 77", "the log row at 77 is missing, the next one is 78"),
+        ("DELETE FROM log WHERE idx = 31", "the log row at 31 is missing, the next one is 32"),
+        ("DELETE FROM log WHERE idx = 130", "the log must end at 130, but its rows end at 129"),
+        ("DELETE FROM log", "the log must end at 130, but its rows end at 30"),
+        ("UPDATE head SET term = term - 1", "the hard state does not match"),
+        ("UPDATE head SET vote = 3", "the hard state does not match"),
+        ("UPDATE head SET committed = 40", "the hard state does not match"),
+        ("UPDATE head SET anchor_term = 9", "the hard state does not match"),
+        ("UPDATE head SET snapshot = 0", "the hard state does not match"),
+        ("UPDATE head SET term = x'ff'", "the hard state does not match"),
+        ("DELETE FROM head", "the identity or the hard state is missing"),
+        ("UPDATE identity SET node_id = 8", "the identity does not match"),
+        ("UPDATE identity SET cluster = 'other'", "the identity does not match"),
+        ("UPDATE identity SET disk_id = x'00'", "the identity does not match"),
+        ("UPDATE identity SET cluster_id = 16", "the identity does not match"),
+        ("DELETE FROM identity", "the identity or the hard state is missing"),
+        ("DELETE FROM identity; DELETE FROM head", "is missing"),
+        ("UPDATE chunk SET data = zeroblob(4096) WHERE number = 3", "chunk 3 of snapshot 1 is missing or does not"),
+        ("UPDATE chunk SET number = number + 100", "chunk 0 of snapshot 1 is missing or does not"),
+        ("DELETE FROM chunk WHERE number = 9", "chunk 9 of snapshot 1 is missing or does not"),
+        ("UPDATE snapshot SET chunks = 9", "the meta of the live snapshot (1) is missing or does not"),
+        ("UPDATE snapshot SET meta = x'00'", "the meta of the live snapshot (1) is missing or does not"),
+        ("DELETE FROM snapshot", "the meta of the live snapshot (1) is missing or does not"),
+        ("DROP TABLE log", "no such table"),
+    ],
+)
+async def test_damage_is_found_and_named(folder: Path, damage: str, named: str) -> None:
+    with tampered(folder) as database:
+        database.executescript(damage)
+
+    text = await refusal(folder)
+    assert str(folder / "raft.db") in text
+    assert named in text
+    assert CURE in text or "no such table" in text
+
+
+@pytest.mark.anyio
+async def test_a_row_copied_from_elsewhere_is_found(folder: Path) -> None:
+    # Each row is sound by itself; the checksum knows its index.
+    with tampered(folder) as database:
+        database.execute(
+            "UPDATE log SET (term, data, crc) = (SELECT term, data, crc FROM log WHERE idx = 78) WHERE idx = 77"
+        )
+
+    assert "the log row at 77 does not match" in await refusal(folder)
+
+
+@pytest.mark.anyio
+async def test_a_chunk_damaged_while_the_node_runs_is_found_when_read(folder: Path) -> None:
+    async with open_log(folder) as log:
+        await log.load()
+        with tampered(folder) as database:
+            database.execute("UPDATE chunk SET data = zeroblob(4096) WHERE number = 3")
+
+        with pytest.raises(StorageError, match="chunk 3 of snapshot 1"):
+            await live(log)
+
+
+@pytest.mark.anyio
+async def test_a_newer_format_is_refused_with_the_cure(folder: Path) -> None:
+    with tampered(folder) as database:
+        database.execute("PRAGMA user_version = 2")
+
+    text = await refusal(folder)
+    assert "has format 2, this version of riteraft-storage-sqlite reads format 1" in text
+    assert "install" in text
+
+
+@pytest.mark.anyio
+async def test_a_database_of_another_program_is_refused_and_not_touched(tmp_path: Path) -> None:
+    with tampered(tmp_path) as database:
+        database.execute("CREATE TABLE theirs (x)")
+
+    before = (tmp_path / "raft.db").read_bytes()
+    assert "is not a riteraft database" in await refusal(tmp_path)
+    assert (tmp_path / "raft.db").read_bytes() == before
+
+
+@pytest.mark.anyio
+async def test_a_file_that_is_no_database_is_refused_and_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "raft.db").write_text("my notes about rafts\n" * 100)
+    assert "cannot be read as a SQLite database" in await refusal(tmp_path)
+    assert (tmp_path / "raft.db").read_text().startswith("my notes")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("size", [0, 1, 100, 4096, 8192, -4096])
+async def test_a_truncated_database_is_refused(folder: Path, size: int) -> None:
+    path = folder / "raft.db"
+    os.truncate(path, size if size >= 0 else path.stat().st_size + size)
+    text = await refusal(folder)
+    assert str(path) in text
+    assert CURE in text
+
+
+@pytest.mark.anyio
+async def test_a_database_that_vanished_from_beside_its_wal_is_refused(tmp_path: Path) -> None:
+    async with open_log(tmp_path / "node") as log:
+        await fill(log)
+        crashed = shutil.copytree(tmp_path / "node", tmp_path / "crashed")
+
+    (crashed / "raft.db").unlink()
+    assert "is missing, but its WAL is there" in await refusal(crashed)
+
+
+@pytest.mark.anyio
+async def test_a_crash_while_the_database_was_made_is_no_damage(tmp_path: Path) -> None:
+    (tmp_path / "raft.db.new").write_bytes(b"half a database")
+    (tmp_path / "raft.db.new-journal").write_bytes(b"half a journal")
+    assert await look(tmp_path) == (Recovered(entries=[]), b"")
+
+
+# --- the WAL of a crash ---
+
+
+@pytest.fixture
+def crashed(tmp_path: Path) -> Path:
+    """A folder as a crash leaves it: copied while open, everything since the start in its WAL alone."""
+
+    async def make() -> None:
+        async with open_without_checkpoints(tmp_path / "node") as log:
+            await fill(log)
+            shutil.copytree(tmp_path / "node", tmp_path / "crashed")
+
+    anyio.run(make)
+    return tmp_path / "crashed"
+
+
+@pytest.mark.anyio
+async def test_a_crash_loses_nothing_saved(crashed: Path) -> None:
+    assert (crashed / "raft.db-wal").stat().st_size > 100_000
+    assert await look(crashed) == (WHOLE, STATE)
+
+
+@pytest.mark.anyio
+async def test_a_flipped_byte_inside_the_wal_is_refused(crashed: Path) -> None:
+    # SQLite alone would drop everything after the place, saves reported durable among it, without a word.
+    wal = crashed / "raft.db-wal"
+    sound = wal.read_bytes()
+    for place in (5, 40, 60, len(sound) // 3, len(sound) // 2):
+        wal.write_bytes(flipped(sound, place))
+        text = await refusal(crashed)
+        assert str(wal) in text
+        assert "does not match its checksum" in text
+        assert CURE in text
+
+    wal.write_bytes(sound)
+    assert await look(crashed) == (WHOLE, STATE)
+
+
+@pytest.mark.anyio
+async def test_a_torn_last_transaction_is_a_crash_and_no_damage(tmp_path: Path) -> None:
+    # The power went while the last save was being written: it was never reported, all before it was.
+    wal = tmp_path / "node" / "raft.db-wal"
+    async with open_without_checkpoints(tmp_path / "node") as log:
+        await fill(log)
+        before = wal.stat().st_size
+        await log.save(LogBatch(entries=rows(131, 250)))
+        shutil.copytree(tmp_path / "node", tmp_path / "crashed")
+
+    wal = tmp_path / "crashed" / "raft.db-wal"
+    torn = wal.read_bytes()
+    assert len(torn) > before + 3 * 4096
+    for size in (*range(before, len(torn), 3000), len(torn) - 1):
+        wal.write_bytes(torn[:size])
+        shutil.copytree(tmp_path / "crashed", tmp_path / "copy")
+        assert await look(tmp_path / "copy") == (WHOLE, STATE)
+        shutil.rmtree(tmp_path / "copy")
+
+    # Or its pages reached the disk in another order.
+    wal.write_bytes(flipped(torn, before + 100))
+    assert await look(tmp_path / "crashed") == (WHOLE, STATE)
+
+
+@pytest.mark.anyio
+async def test_frames_of_an_earlier_round_of_the_wal_are_no_damage(tmp_path: Path) -> None:
+    # After a checkpoint SQLite writes the file from its beginning again; old frames stand behind the new ones.
+    options = SqliteOptions(checkpoint_bytes=64 * 1024)
+    async with open_sqlite(options, StorageContext(tmp_path / "node", 0, LOGGER)) as log:
+        await log.create(IDENTITY)
+        for index in range(1, 60):
+            await log.save(LogBatch(entries=rows(index, index)))
+            if index % 3 == 0:
+                shutil.copytree(tmp_path / "node", tmp_path / "crashed")
+                assert (await look(tmp_path / "crashed"))[0].entries == rows(1, index)
+                shutil.rmtree(tmp_path / "crashed")
+
+
+def flipped(data: bytes, place: int) -> bytes:
+    return data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :]
+
+
+@pytest.mark.anyio
+async def test_a_byte_flipped_anywhere_never_gives_a_wrong_value(folder: Path, dice: random.Random) -> None:
+    path = folder / "raft.db"
+    sound = path.read_bytes()
+    refused = 0
+    for _ in range(60):
+        place = dice.randrange(len(sound))
+        path.write_bytes(flipped(sound, place))
+        try:
+            assert await look(folder) == (WHOLE, STATE), f"byte {place}"
+        except StorageError as exc:
+            assert str(path) in str(exc)  # noqa: PT017 - either outcome is right
+            refused += 1
+
+        for leftover in (folder / "raft.db-wal", folder / "raft.db-shm"):
+            leftover.unlink(missing_ok=True)
+
+    assert refused > 10
+
+
+@pytest.mark.anyio
+async def test_a_byte_flipped_anywhere_in_the_wal_loses_nothing_in_silence(tmp_path: Path, dice: random.Random) -> None:
+    # But for the last transaction, which can't be told from one that the crash tore.
+    wal = tmp_path / "node" / "raft.db-wal"
+    async with open_without_checkpoints(tmp_path / "node") as log:
+        await fill(log)
+        before = wal.stat().st_size
+        await log.save(LogBatch(entries=rows(131, 131)))
+        shutil.copytree(tmp_path / "node", tmp_path / "crashed")
+
+    whole = Recovered(WHOLE.identity, WHOLE.hard_state, WHOLE.anchor, WHOLE.snapshot, rows(31, 131))
+    sound = (tmp_path / "crashed" / "raft.db-wal").read_bytes()
+    refused = 0
+    for place in [*dice.sample(range(before), 40), *range(before - 4120, before - 4096)]:
+        (tmp_path / "crashed" / "raft.db-wal").write_bytes(flipped(sound, place))
+        shutil.copytree(tmp_path / "crashed", tmp_path / "copy")
+        try:
+            assert await look(tmp_path / "copy") == (whole, STATE), f"byte {place}"
+        except StorageError:
+            refused += 1
+
+        shutil.rmtree(tmp_path / "copy")
+
+    assert refused > 30
+
+
+# --- failures ---
+
+
+@pytest.mark.anyio
+async def test_after_a_failed_write_everything_is_refused(folder: Path) -> None:
+    # After a failed fsync the page cache lies: there is no second try.
+    async with open_log(folder) as log:
+        await log.load()
+        with tampered(folder) as database:
+            database.execute("CREATE TRIGGER broken BEFORE INSERT ON log BEGIN SELECT RAISE(FAIL, 'disk on fire'); END")
+
+        with pytest.raises(StorageError, match="saving failed: disk on fire") as failed:
+            await log.save(LogBatch(hard_state=HardState(9, 9, 61), entries=rows(131, 131)))
+
+        assert isinstance(failed.value.__cause__, sqlite3.Error)
+        with tampered(folder) as database:
+            database.execute("DROP TRIGGER broken")
+
+        for call in (
+            lambda: log.save(LogBatch()),
+            lambda: log.load(),
+            lambda: log.stage_snapshot(meta(60), feed(b"")),
+            lambda: log.compact("", 1),
+        ):
+            with pytest.raises(StorageError, match=r"this storage has ended: .*disk on fire"):
+                await call()
+
+    assert await look(folder) == (WHOLE, STATE)
+
+
+@pytest.mark.anyio
+async def test_a_number_that_does_not_fit_is_a_storage_error(folder: Path) -> None:
+    async with open_log(folder) as log:
+        with pytest.raises(StorageError):
+            await log.save(LogBatch(hard_state=HardState(2**64 - 1, 0, 0)))
+
+
+# --- the worker thread ---
+
+
+@pytest.mark.anyio
+async def test_a_save_does_not_wait_for_the_programs_own_threads(tmp_path: Path) -> None:
+    # A `threaded` Store, or a user, may fill anyio's default limiter for as long as they like.
+    async with open_log(tmp_path) as log:
+        limiter = anyio.to_thread.current_default_thread_limiter()
+        hog = [object() for _ in range(int(limiter.total_tokens))]
+        for borrower in hog:
+            limiter.acquire_on_behalf_of_nowait(borrower)
+
+        with anyio.fail_after(20):
+            await log.create(IDENTITY)
+            await log.save(LogBatch(entries=rows(1, 3)))
+
+        for borrower in hog:
+            limiter.release_on_behalf_of(borrower)
+
+
+def test_a_save_torn_off_by_asyncios_own_cancel_ends_before_the_folder_is_free(tmp_path: Path) -> None:
+    # Unlike anyio's, it does not wait for the thread: closing has to.
+    started, go_on = threading.Event(), threading.Event()
+
+    class Held(list[LogRow]):
+        def __iter__(self) -> Iterator[LogRow]:
+            started.set()
+            assert go_on.wait(20)
+            return super().__iter__()
+
+    async def cancel_in_the_middle() -> None:
+        async with open_log(tmp_path) as log:
+            await log.create(IDENTITY)
+            save = asyncio.ensure_future(log.save(LogBatch(None, HardState(1, 1, 0), Held(rows(1, 500)))))
+            assert await asyncio.to_thread(started.wait, 20)
+            save.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await save
+
+            asyncio.get_running_loop().call_soon(go_on.set)  # runs while the storage closes
+
+    asyncio.run(cancel_in_the_middle())
+    assert anyio.run(look, tmp_path) == (Recovered(IDENTITY, HardState(1, 1, 0), entries=rows(1, 500)), b"")
+
+
+@pytest.mark.anyio
+async def test_superseded_snapshots_are_deleted_once_nobody_reads_them(tmp_path: Path) -> None:
+    def snapshots() -> list[int]:
+        with tampered(tmp_path) as database:
+            found = {row[0] for row in database.execute("SELECT id FROM snapshot UNION SELECT snapshot FROM chunk")}
+            return sorted(found)
+
+    async with open_log(tmp_path) as log:
+        await log.create(IDENTITY)
+        await log.save(LogBatch(await log.stage_snapshot(meta(1), feed(STATE))))
+        async with log.read_snapshot():
+            await log.save(LogBatch(await log.stage_snapshot(meta(2), feed(STATE))))
+            await log.discard_snapshot(await log.stage_snapshot(meta(3), feed(STATE)))
+            assert snapshots() == [1, 2]
+
+        await log.stage_snapshot(meta(4), feed(STATE))
+        assert snapshots() == [2, 4]
+
+    async with open_log(tmp_path) as log:
+        await log.load()
+        assert snapshots() == [2]
+
+
+# --- kill -9 ---
+
+SAVE_FOR_EVER = """
+import logging, random, sys, anyio
+from pathlib import Path
+from riteraft_core.protocols import StorageContext
+from riteraft_core.testing.log_storage_suite import IDENTITY, feed, meta
+from riteraft_core.types import HardState, LogBatch
+from riteraft_storage_sqlite import SqliteOptions, open_sqlite
+
+async def main():
+    dice = random.Random(int(sys.argv[2]))
+    options = SqliteOptions(checkpoint_bytes=64 * 1024, snapshot_chunk_bytes=4096)
+    async with open_sqlite(options, StorageContext(Path(sys.argv[1]), 0, logging.getLogger())) as log:
+        found = await log.load()
+        if found.identity is None:
+            await log.create(IDENTITY)
+        last = found.anchor.index + len(found.entries)
+        term = found.hard_state.term + 1
+        while True:
+            size = dice.randint(1, 20)
+            entries = [(i, term, b"%d" % i * dice.randint(0, 200)) for i in range(last + 1, last + 1 + size)]
+            last += size
+            await log.save(LogBatch(hard_state=HardState(term, 1, last), entries=entries))
+            print("saved", term, last, flush=True)
+            if dice.random() < 0.05:
+                token = await log.stage_snapshot(meta(last, term), feed(b"%d" % last * 5000))
+                if dice.random() < 0.3:
+                    await log.save(LogBatch(install=token))
+                else:
+                    await log.compact(token, last - 5)
+                print("live", last, term, flush=True)
+
+anyio.run(main)
+"""
+
+
+def test_kill_9_in_the_middle_of_saving_loses_nothing_reported(tmp_path: Path, dice: random.Random) -> None:
+    for _ in range(4):
+        arguments = [sys.executable, "-c", SAVE_FOR_EVER, str(tmp_path), str(dice.randrange(2**32))]
+        with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
+            reports = [child.stdout.readline() for _ in range(dice.randint(20, 400))]
+            child.kill()
+            reports += child.stdout  # reported before it died, read after
+
+        assert child.returncode == -signal.SIGKILL
+        saved, compacted = 0, 0
+        for report in reports:
+            what, first, second = report.split()
+            if what == "saved":
+                term, saved = int(first), int(second)
+            else:
+                compacted = int(first)
+
+        found, state = anyio.run(look, tmp_path)
+        last = found.anchor.index + len(found.entries)
+        assert saved <= last <= saved + 20  # the last save may be there, though nobody heard of it
+        assert found.hard_state == HardState(term, 1, last)
+        assert all(data == b"%d" % index * (len(data) // len(str(index))) for index, _, data in found.entries)
+        if found.snapshot is not None:
+            assert found.snapshot.index >= compacted
+            assert state == b"%d" % found.snapshot.index * 5000
