@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from .consensus_suite import ConsensusSuite
 from .log_storage_suite import LogStorageSuite
 from .transport_suite import TransportSuite
 
-__all__ = ["LogStorageSuite", "TransportSuite"]
+__all__ = ["ConsensusSuite", "LogStorageSuite", "TransportSuite"]

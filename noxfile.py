@@ -1,0 +1,568 @@
+"""The project's commands; `nox -l` lists them.
+
+Two things are kept between runs, both in ignored folders and both never changed once made, so that runs beside one
+another cannot disturb each other: the native wheel (`.wheels/<hash of its sources>/`) and one environment for each
+session (`.nox/<session>-<python>-<hash of all that is installed in it>/`). A run whose hashes are there already
+starts at once. Environments are made here and not by nox, because nox makes them without a lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+import nox
+import nox.command
+import nox.project
+
+if sys.version_info < (3, 10):  # noqa: UP036 - reached by whoever made .venv with an old Python
+    sys.exit(
+        f"riteraft needs Python 3.10 or newer, and this is Python {platform.python_version()} ({sys.executable}): "
+        "make .venv again with a newer one, for example `rm -r .venv && python3.12 -m venv .venv`."
+    )
+
+HERE = Path(__file__).resolve().parent
+NATIVE = HERE / "riteraft_raftrs"
+PURE = (HERE / "riteraft_core", HERE / "riteraft_transport_tcp", HERE / "riteraft_storage_sqlite")
+EXTRAS = "cli,sqlite,tcp"
+WHEELS = HERE / ".wheels"
+ENVIRONMENTS = HERE / ".nox"
+DIST = HERE / "dist"
+
+PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
+THIS_PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+# What the sessions install beside the project itself: the one place that says so. A formatter's next minor version
+# may format differently, hence `~=` for ruff; a newer anything else should be seen early.
+WEB = ["aiohttp>=3.11"]
+TEST = [
+    *WEB,
+    "hypothesis>=6.120",
+    "psutil>=6.1",
+    "pytest>=8.3.4",
+    "pytest-timeout>=2.3",
+    "trio>=0.27",
+    "uvloop>=0.21",
+]
+LINT = ["ruff~=0.17.6"]
+# mypy checks as for Python 3.10, so the backports that are installed only there must be here too.
+TYPES = ["exceptiongroup>=1.2", "msgpack-types>=0.5", "mypy>=2.4", "nox>=2025.5.1", "tomli>=2.0", "types-psutil>=6.1"]
+BUILD = ["build>=1.2.2", "twine>=6.1"]
+BENCHMARK = ["uvloop>=0.21"]
+
+TEST_SECONDS = 180
+"""One test may take this long; the longest ones kill and restart whole clusters."""
+CTRL_C_SECONDS = 20.0
+"""After Ctrl-C a session's program has this long to end its nodes; nox's own default of 0.3 s would orphan them."""
+WHEELS_KEPT = 4
+"""Switching between branches should find its wheels again."""
+
+IN_CI = os.environ.get("CI", "").lower() not in {"", "0", "false"}
+
+nox.needs_version = ">=2024.3.2"
+nox.options.sessions = ["check"]
+
+
+# --- sessions --------------------------------------------------------------------------------------------------------
+
+
+@nox.session(python=False)
+def demo(session: nox.Session) -> None:
+    """Three node processes, kills and restarts, told as it goes: nothing acknowledged is lost."""
+    python = project_environment(session, "demo", WEB)
+    run(session, python, HERE / "examples" / "demo.py", *session.posargs)
+
+
+@nox.session(python=False)
+def tests(session: nox.Session) -> None:
+    """The whole test suite on this Python; arguments after `--` go to pytest."""
+    run_tests(session, project_environment(session, "tests", TEST))
+
+
+@nox.session(name="tests-all", python=False)
+def tests_all(session: nox.Session) -> None:
+    """The whole test suite on every Python from 3.10 to 3.14 that runs here, one after another."""
+    results = {}
+    interpreters = {version: find_python(version) for version in PYTHONS}
+
+    for version, (interpreter, why_not) in interpreters.items():
+        if interpreter is None:
+            results[version] = f"LEFT OUT: {why_not}"
+            session.log(f"Python {version} is left out: {why_not}")
+
+    for version, (interpreter, _) in interpreters.items():
+        if interpreter is None:
+            continue
+
+        session.log(f"Python {version}: {interpreter}")
+        started = time.monotonic()
+
+        try:
+            run_tests(session, project_environment(session, "tests", TEST, version, interpreter))
+            outcome = "passed"
+        except nox.command.CommandFailed:
+            outcome = "FAILED"
+
+        results[version] = f"{outcome} in {time.monotonic() - started:.0f} s ({interpreter})"
+
+    session.log("The suite on each Python:")
+
+    for version in PYTHONS:
+        session.log(f"  {version}  {results[version]}")
+
+    if not any(result.startswith("passed") for result in results.values()) or any(
+        result.startswith("FAILED") for result in results.values()
+    ):
+        session.error("the suite did not pass on every Python that runs here")
+
+
+@nox.session(python=False)
+def types(session: nox.Session) -> None:
+    """Mypy in strict mode over the packages, the tests, the examples and this file."""
+    python = project_environment(session, "types", [*TEST, *TYPES])
+    sources = [package / "src" for package in PURE]
+    checked = [*sources, NATIVE / "python", HERE / "tests", HERE / "examples", HERE / "noxfile.py"]
+    run(
+        session,
+        python,
+        "-m",
+        "mypy",
+        "--explicit-package-bases",  # tests/tcp/test_a.py and tests/sqlite/test_a.py are two modules
+        *[path.relative_to(HERE) for path in checked if path.exists()],
+        env={"MYPYPATH": os.pathsep.join(str(path) for path in [*sources, NATIVE / "python"])},
+    )
+
+
+@nox.session(python=False)
+def lint(session: nox.Session) -> None:
+    """Ruff, rustfmt and clippy; changes nothing."""
+    python = environment(session, "lint", LINT)
+    run(session, python, "-m", "ruff", "check", ".")
+    run(session, python, "-m", "ruff", "format", "--check", ".")
+    components = cargo_components(session, "fmt", "clippy")
+
+    if "fmt" in components:
+        run_cargo(session, "fmt", "--check")
+
+    if "clippy" in components:
+        run_cargo(session, "clippy", "--locked", "--all-targets", "--", "-D", "warnings")
+
+
+@nox.session(python=False)
+def fix(session: nox.Session) -> None:
+    """Format everything and mend what ruff can mend by itself."""
+    python = environment(session, "lint", LINT)
+    run(session, python, "-m", "ruff", "check", "--fix", ".")
+    run(session, python, "-m", "ruff", "format", ".")
+
+    if "fmt" in cargo_components(session, "fmt"):
+        run_cargo(session, "fmt")
+
+
+@nox.session(python=False)
+def check(session: nox.Session) -> None:
+    """Everything a change must pass: lint, types and tests; changes nothing."""
+    for name in ("lint", "types", "tests"):
+        session.notify(name)
+
+
+@nox.session(python=False)
+def minimal(session: nox.Session) -> None:
+    """Run the core alone, without any plugin or extra: it imports, and a cluster on `memory` works."""
+    python = environment(session, "minimal", ["-e", str(PURE[0]), str(native_wheel(session))])
+    run(session, python, HERE / "tests" / "packaging" / "core_alone.py")
+
+
+@nox.session(python=False)
+def build(session: nox.Session) -> None:
+    """Every wheel and sdist into dist/, checked, installed afresh; a node opened by name from what was installed."""
+    wheel = native_wheel(session)
+    python = environment(session, "build", BUILD)
+    shutil.rmtree(DIST, ignore_errors=True)
+    DIST.mkdir()
+    shutil.copy(wheel, DIST)
+    run_maturin(session, "sdist", "--manifest-path", NATIVE / "Cargo.toml", "--out", DIST)
+
+    for package in PURE:
+        run(session, python, "-m", "build", "--outdir", DIST, package)
+
+    distributions = sorted(DIST.glob("riteraft*"))
+    run(session, python, "-m", "twine", "check", "--strict", *distributions)
+
+    # All wheels in one command: pip would look for those it was not given in the package index.
+    core = next(DIST.glob("riteraft_core-*.whl"))
+    others = [str(path) for path in DIST.glob("*.whl") if path != core]
+    requirements = [f"riteraft-core[{EXTRAS}] @ {core.as_uri()}", *others]
+
+    with tempfile.TemporaryDirectory(prefix="riteraft-build-") as scratch:
+        installed = new_environment(session, Path(scratch) / "venv", sys.executable, requirements)
+        # From elsewhere, so that nothing is imported from the source tree.
+        with session.chdir(scratch):
+            run(session, installed, "-I", HERE / "tests" / "packaging" / "open_a_node.py")
+            run(session, installed, "-m", "pip", "check")
+
+    session.log("built: " + ", ".join(path.name for path in distributions))
+
+
+@nox.session(python=False)
+def benchmark(session: nox.Session) -> None:
+    """Acknowledged writes a second with p50 and p99 at 1 to 1024 in flight: three processes, fsync on."""
+    python = project_environment(session, "benchmark", BENCHMARK)
+    run(session, python, HERE / "tests" / "benchmark" / "run.py", *session.posargs)
+
+
+# --- running ---------------------------------------------------------------------------------------------------------
+
+
+def run(
+    session: nox.Session, python: Path, *arguments: str | os.PathLike[str], env: dict[str, str] | None = None
+) -> None:
+    """Run an environment's Python in the foreground, with time to clean up after Ctrl-C."""
+    scripts = python.parent
+    session.run(
+        str(python),
+        *[os.fspath(argument) for argument in arguments],
+        external=True,
+        env={
+            # Programs that tests start by name (`riteraft`) are those of the environment.
+            "PATH": f"{scripts}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+            "VIRTUAL_ENV": str(scripts.parent),
+            **(env or {}),
+        },
+        interrupt_timeout=CTRL_C_SECONDS,
+        terminate_timeout=CTRL_C_SECONDS,
+    )
+
+
+def run_tests(session: nox.Session, python: Path) -> None:
+    """Run pytest on the whole suite, or on what the command line names."""
+    run(session, python, "-m", "pytest", f"--timeout={TEST_SECONDS}", *session.posargs)
+
+
+def run_cargo(session: nox.Session, *arguments: str) -> None:
+    """Run cargo on the native crate, with protoc at hand and the build's own target folder."""
+    python = build_tools(session)
+
+    with session.chdir(NATIVE):
+        session.run("cargo", *arguments, external=True, env=cargo_env(python))
+
+
+def run_maturin(session: nox.Session, *arguments: str | os.PathLike[str]) -> None:
+    """Run maturin in the foreground: cargo's own progress is seen."""
+    python = build_tools(session)
+    session.run(
+        str(python.parent / "maturin"),
+        *[os.fspath(argument) for argument in arguments],
+        external=True,
+        env=cargo_env(python),
+    )
+
+
+# --- environments ----------------------------------------------------------------------------------------------------
+
+
+def project_environment(
+    session: nox.Session,
+    name: str,
+    requirements: Sequence[str],
+    version: str = THIS_PYTHON,
+    interpreter: str = sys.executable,
+) -> Path:
+    """Return the Python of an environment with the whole project, editable, and `requirements`."""
+    missing = [package.name for package in PURE if not (package / "pyproject.toml").is_file()]
+
+    if missing:
+        session.error(f"this is no whole checkout: no pyproject.toml in {', '.join(missing)}")
+
+    # All in one pip command: an extra whose distribution is not among them would be looked up in the package index.
+    project = ["-e", f"{PURE[0]}[{EXTRAS}]", str(native_wheel(session))]
+
+    for package in PURE[1:]:
+        project += ["-e", str(package)]
+
+    return environment(session, name, [*project, *requirements], version, interpreter)
+
+
+def build_tools(session: nox.Session) -> Path:
+    """Return the Python of an environment with what the native module's build asks for: maturin and protoc."""
+    return environment(session, "native", nox.project.load_toml(NATIVE / "pyproject.toml")["build-system"]["requires"])
+
+
+def environment(
+    session: nox.Session,
+    name: str,
+    requirements: Sequence[str],
+    version: str = THIS_PYTHON,
+    interpreter: str = sys.executable,
+) -> Path:
+    """Return the Python of the environment with exactly this installed, making it if it is not there yet.
+
+    It is keyed by everything that decides what pip would do, and stays locked (shared) until this process ends, so
+    that nobody removes it meanwhile.
+    """
+    folders = [Path(requirement.partition("[")[0]) for requirement in requirements if requirement.startswith("/")]
+    key = short_hash(
+        str(HERE),  # an environment holds absolute paths
+        os.path.realpath(interpreter),
+        *requirements,
+        *[(source / "pyproject.toml").read_text("utf-8") for source in folders if source.is_dir()],
+    )
+    family = f"{name}-py{version}"
+    folder = ENVIRONMENTS / f"{family}-{key}"
+    lock_file = ENVIRONMENTS / "locks" / folder.name
+
+    while True:
+        held = lock(session, lock_file, shared=True)
+
+        if is_complete(folder):
+            HELD_UNTIL_EXIT.append(held)
+            return folder / "bin" / "python"
+
+        held.close()
+
+        with lock(session, lock_file):
+            # Another run may have made it while this one waited for the lock.
+            if not is_complete(folder):
+                new_environment(session, folder, interpreter, requirements)
+                (folder / COMPLETE).touch()
+
+        remove_unused_environments(family)
+
+
+COMPLETE = "riteraft-complete"
+"""A file in an environment that is made last."""
+
+HELD_UNTIL_EXIT: list[IO[str]] = []
+"""The locks of the environments in use; the system lets go of them however this process ends."""
+
+
+def is_complete(folder: Path) -> bool:
+    """Say whether the environment was made to the end, and the Python it was made from is still there."""
+    return (folder / COMPLETE).is_file() and (folder / "bin" / "python").exists()
+
+
+def new_environment(session: nox.Session, folder: Path, interpreter: str, requirements: Sequence[str]) -> Path:
+    """Make an environment from nothing and return its Python."""
+    session.log(f"installing into {folder}")
+    shutil.rmtree(folder, ignore_errors=True)
+    # virtualenv comes with nox and, unlike venv, needs no ensurepip in the interpreter.
+    session.run(sys.executable, "-m", "virtualenv", "-q", "-p", interpreter, str(folder), external=True, log=False)
+    python = folder / "bin" / "python"
+    session.run(
+        str(python),
+        *("-m", "pip", "install", "-q", "--disable-pip-version-check", *requirements),
+        external=True,
+        log=False,
+    )
+    return python
+
+
+def remove_unused_environments(family: str) -> None:
+    """Remove this session's older environments that no running nox holds."""
+    environments = sorted(
+        ENVIRONMENTS.glob(f"{family}-{'[0-9a-f]' * 12}"), key=lambda folder: folder.stat().st_mtime, reverse=True
+    )
+
+    for folder in environments[1:]:
+        with (ENVIRONMENTS / "locks" / folder.name).open("a") as lock_file:
+            try:
+                fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+# --- the native wheel ------------------------------------------------------------------------------------------------
+
+
+def native_wheel(session: nox.Session) -> Path:
+    """Return the wheel of these native sources, building it if it is not there yet."""
+    folder = WHEELS / native_key()
+
+    if not folder.is_dir():
+        with lock(session, WHEELS / "lock"):
+            if not folder.is_dir():
+                build_native_wheel(session, folder)
+
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def native_key() -> str:
+    """Return a hash of all that decides what the native build gives."""
+    sources = [
+        path
+        for pattern in ("*.toml", "*.lock", "*.md", "build.rs", "src/**/*", "python/**/*")
+        for path in sorted(NATIVE.glob(pattern))
+        if path.is_file() and path.suffix not in {".pyc", ".so"}
+    ]
+    return short_hash(
+        sys.platform,
+        platform.machine(),
+        *[part for path in sources for part in (str(path.relative_to(NATIVE)), path.read_bytes())],
+    )
+
+
+def build_native_wheel(session: nox.Session, folder: Path) -> None:
+    """Build the native wheel beside its place, then move it there in one step."""
+    require_rust(session)
+    session.log("building the native module once; about a minute the first time")
+
+    for leftover in WHEELS.glob("building-*"):  # of a build that was killed; we hold the lock
+        shutil.rmtree(leftover)
+
+    building = Path(tempfile.mkdtemp(prefix="building-", dir=WHEELS))
+    run_maturin(
+        session,
+        *("build", "--release", "--locked", "--manifest-path", NATIVE / "Cargo.toml", "--out", building),
+    )
+    building.rename(folder)
+    kept = sorted((path.parent for path in WHEELS.glob("*/*.whl")), key=lambda path: path.stat().st_mtime, reverse=True)
+
+    for old in kept[WHEELS_KEPT:]:
+        shutil.rmtree(old)
+
+
+def require_rust(session: nox.Session) -> None:
+    """Stop with one sentence if the native module cannot be built here."""
+    cargo = first_line("cargo", "--version")
+
+    if not cargo.startswith("cargo "):
+        session.error(
+            f"riteraft's native module is built with Rust, and cargo does not run here ({cargo}): "
+            "install a Rust toolchain with rustup (see rust-lang.org, Install) or from your system's packages"
+        )
+
+    wanted = re.search(r'^rust-version = "(\d+)\.(\d+)', (NATIVE / "Cargo.toml").read_text("utf-8"), re.MULTILINE)
+    found = re.match(r"cargo (\d+)\.(\d+)", cargo)
+
+    if wanted and found and tuple(map(int, found.groups())) < tuple(map(int, wanted.groups())):
+        session.error(
+            f"riteraft's native module needs Rust {'.'.join(wanted.groups())} or newer, and this is {cargo}: "
+            "get a newer toolchain with `rustup update` or from your system's packages"
+        )
+
+    linker = first_line("cc", "--version")
+
+    if linker.startswith("cc: "):
+        session.error(
+            f"Rust links through a C compiler, and cc does not run here ({linker}): "
+            "install one (macOS: `xcode-select --install`; Linux: your system's gcc or clang package)"
+        )
+
+
+def cargo_components(session: nox.Session, *names: str) -> list[str]:
+    """Return which of cargo's optional subcommands are here; name the others, and in CI fail for them."""
+    missing = [name for name in names if first_line("cargo", name, "--version").startswith("cargo: ")]
+
+    if missing:
+        text = f"left out: cargo {', cargo '.join(missing)} (`rustup component add rustfmt clippy` brings both)"
+        if IN_CI:
+            session.error(text)
+        session.warn(text)
+
+    return [name for name in names if name not in missing]
+
+
+def cargo_env(tools: Path) -> dict[str, str]:
+    """Return what cargo needs to know to build the native crate with these tools."""
+    return {
+        "PATH": f"{tools.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "VIRTUAL_ENV": str(tools.parent.parent),
+        "PYO3_PYTHON": str(tools),
+        "PROTOC": str(tools.parent / "protoc"),
+        "CARGO_TARGET_DIR": str(WHEELS / "target"),
+    }
+
+
+# --- the machine -----------------------------------------------------------------------------------------------------
+
+
+def find_python(version: str) -> tuple[str | None, str]:
+    """Return an interpreter of this version that really runs here, or None and why there is none."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    on_path = [Path(folder) / f"python{version}" for folder in os.environ.get("PATH", os.defpath).split(os.pathsep)]
+    candidates = [
+        *([Path(sys.executable)] if version == THIS_PYTHON else []),
+        *on_path,
+        *sorted(pyenv.glob(f"versions/{version}.*/bin/python"), key=lambda path: natural(path.parts[-3]), reverse=True),
+        *Path("/Library/Frameworks/Python.framework/Versions").glob(f"{version}/bin/python{version}"),
+    ]
+    failures = []
+
+    for candidate in candidates:
+        if not candidate.is_file():
+            continue
+
+        # A shim answers for a version that is not switched on; an interpreter may lack what the tests use; a
+        # free-threaded one cannot load an abi3 module.
+        answer = first_line(
+            str(candidate),
+            "-c",
+            "import ctypes, sqlite3, ssl, sys, sysconfig; "
+            "print(*sys.version_info[:2], sysconfig.get_config_var('Py_GIL_DISABLED') or 0, sys.executable)",
+        )
+        major_minor = version.replace(".", " ")
+
+        if answer.startswith(f"{major_minor} 0 "):
+            return answer.split(" ", 3)[3], ""
+
+        failures.append(f"{candidate} does not serve ({answer})")
+
+    return None, "; ".join(failures) or "not found"
+
+
+def natural(text: str) -> list[int]:
+    """Return a version's numbers, to sort by."""
+    return [int(number) for number in re.findall(r"\d+", text)]
+
+
+def first_line(*command: str) -> str:
+    """Return the first line a command prints, or `COMMAND: why` if it does not run or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        return f"{command[0]}: {exc.strerror if isinstance(exc, OSError) else 'it hangs'}"
+
+    if done.returncode:
+        return f"{command[0]}: {(done.stderr.strip() or 'it fails').splitlines()[0]}"
+
+    return (done.stdout.strip() or "(nothing)").splitlines()[0]
+
+
+def lock(session: nox.Session, path: Path, *, shared: bool = False) -> IO[str]:
+    """Return an open file that holds the lock until it is closed, saying so if that means waiting."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held = path.open("a")
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+
+    try:
+        fcntl.flock(held, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        session.log(f"another nox is at work on the same ({path.relative_to(HERE)}): waiting for it")
+        fcntl.flock(held, kind)
+
+    return held
+
+
+def short_hash(*parts: str | bytes) -> str:
+    """Return a hash of the parts and where they end, long enough that two never meet."""
+    digest = hashlib.sha256()
+
+    for part in parts:
+        raw = part.encode() if isinstance(part, str) else part
+        digest.update(b"%d:" % len(raw) + raw)
+
+    return digest.hexdigest()[:12]

@@ -1,0 +1,128 @@
+"""Calls the user's Store: plain, `async` or in a worker thread, and tells its refusals from its failures."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, cast
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+
+from ._sessions import Answer, Rejection
+from .errors import CommandRejected, StoreError
+from .protocols import Store
+
+TIME_SLICE = 0.005
+"""Seconds a plain Store may apply before the event loop gets a turn: well under a heartbeat."""
+CHUNK_SIZE = 256 * 1024
+"""Bytes of a snapshot that are written or sent in one piece."""
+
+
+class Applier:
+    """One Store, driven in log order by one task."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._threaded = bool(getattr(store, "threaded", False))
+        self._limiter: anyio.CapacityLimiter | None = None
+
+    async def apply(self, commands: Sequence[bytes], last_index: int) -> list[Answer]:
+        """Apply a batch in order.
+
+        :raises StoreError: the Store raised something other than `CommandRejected`, or returned no bytes. It may
+            have changed its state half-way, so nothing more is given to it.
+        """
+        if self._threaded:
+            done: list[Answer] = await self._in_thread(self._apply_all, commands, last_index)
+            return done
+
+        answers: list[Answer] = []
+        apply = self._store.apply
+        slice_end = time.monotonic() + TIME_SLICE
+        for command in commands:
+            try:
+                answer = apply(command)
+                if type(answer) is not bytes and inspect.isawaitable(answer):
+                    answer = await answer
+            except CommandRejected as rejected:
+                answers.append(Rejection(rejected.message, rejected.detail))
+            except Exception as exc:
+                raise _failed("apply", exc, last_index) from exc
+            else:
+                answers.append(_checked(answer))
+
+            if time.monotonic() >= slice_end:
+                await anyio.lowlevel.checkpoint()
+                slice_end = time.monotonic() + TIME_SLICE
+
+        return answers
+
+    async def snapshot(self) -> bytes:
+        """Return the Store's whole state.
+
+        :raises StoreError: it raised, or returned no bytes.
+        """
+        return _checked(await self._call("snapshot"), "snapshot")
+
+    async def restore(self, chunks: AsyncIterator[bytes]) -> None:
+        """Replace the Store's whole state.
+
+        :raises StoreError: it raised.
+        """
+        await self._call("restore", b"".join([chunk async for chunk in chunks]))
+
+    async def _call(self, method: str, *args: bytes) -> Any:
+        call = getattr(self._store, method)
+        try:
+            if self._threaded:
+                return await self._in_thread(call, *args)
+
+            result = call(*args)
+            return await result if inspect.isawaitable(result) else result
+        except Exception as exc:
+            raise _failed(method, exc, None) from exc
+
+    async def _in_thread(self, call: Any, *args: Any) -> Any:
+        if self._limiter is None:
+            self._limiter = anyio.CapacityLimiter(1)
+
+        return await anyio.to_thread.run_sync(call, *args, limiter=self._limiter)
+
+    def _apply_all(self, commands: Sequence[bytes], last_index: int) -> list[Answer]:
+        answers: list[Answer] = []
+        for command in commands:
+            try:
+                answers.append(_checked(cast("bytes", self._store.apply(command))))
+            except CommandRejected as rejected:
+                answers.append(Rejection(rejected.message, rejected.detail))
+            except StoreError:
+                raise
+            except Exception as exc:
+                raise _failed("apply", exc, last_index) from exc
+
+        return answers
+
+
+async def in_chunks(data: bytes) -> AsyncIterator[bytes]:
+    """Yield `data` in pieces; at least one, so that an empty state is a snapshot too."""
+    view = memoryview(data)
+    for start in range(0, max(1, len(data)), CHUNK_SIZE):
+        yield bytes(view[start : start + CHUNK_SIZE])
+
+
+def _checked(answer: object, method: str = "apply") -> bytes:
+    if not isinstance(answer, bytes):
+        raise StoreError(f"Store.{method} must return bytes; it returned {type(answer).__name__}")
+
+    return answer
+
+
+def _failed(method: str, exc: Exception, index: int | None) -> StoreError:
+    where = f" (in the batch that ends at log index {index})" if index is not None else ""
+    return StoreError(
+        f"Store.{method} raised {type(exc).__name__}: {exc}{where}. The node stops, for its state may differ from its "
+        f"peers'. To refuse a command, raise riteraft_core.CommandRejected"
+    )

@@ -1,0 +1,160 @@
+"""The context of every log entry we write: version, kind, and for a command who sent it.
+
+A command's own bytes stay untouched in the entry's data. A kind or version that this release does not know stops the
+node: to skip an entry that others apply would be to diverge from them in silence.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Sequence
+
+import msgpack
+
+from .errors import ConsensusError
+
+VERSION = 1
+_HEAD = struct.Struct("<BB")
+_COMMAND = struct.Struct("<BBQQQ")
+_COMMAND_KIND = 1
+
+MAX_ADDRESS_LENGTH = 300
+"""A DNS name has at most 253 characters; brackets, a colon and a port come on top."""
+
+
+class Kind(enum.IntEnum):
+    """What an entry means to the replicas."""
+
+    COMMAND = _COMMAND_KIND
+    OPEN_SESSION = 2
+    ALLOCATE = 3
+    ADDRESS = 4
+    CONF_CHANGE = 5
+
+
+FORWARDED_KINDS = frozenset({Kind.COMMAND, Kind.OPEN_SESSION, Kind.ADDRESS})
+"""What a follower may ask its leader to append; everything else the leader decides on itself."""
+
+
+def command_context(session: int, sequence: int, low: int) -> bytes:
+    """Return the context of a command: its id, and the lowest sequence its proposer still waits for."""
+    return _COMMAND.pack(VERSION, _COMMAND_KIND, session, sequence, low)
+
+
+def context(kind: Kind) -> bytes:
+    """Return the context of any entry but a command."""
+    return _HEAD.pack(VERSION, kind)
+
+
+def read_command(raw: bytes) -> tuple[int, int, int] | None:
+    """Return (session, sequence, low) if `raw` is a command's context, else None."""
+    if len(raw) != _COMMAND.size:
+        return None
+
+    version, kind, session, sequence, low = _COMMAND.unpack(raw)
+    if version != VERSION or kind != _COMMAND_KIND:
+        return None
+
+    return session, sequence, low
+
+
+def read_kind(raw: bytes, index: int) -> Kind:
+    """Return the kind that a context names.
+
+    :raises ConsensusError: a version or kind from a newer release, or no envelope at all.
+    """
+    try:
+        version, kind = _HEAD.unpack_from(raw)
+        if version == VERSION:
+            return Kind(kind)
+    except (struct.error, ValueError):
+        pass
+
+    raise ConsensusError(
+        f"log entry {index} is of a kind this release does not know (context {raw[:2].hex() or 'empty'}): "
+        f"upgrade this node before it goes on"
+    )
+
+
+def conf_change_context(changes: Sequence[tuple[str, int]]) -> bytes:
+    """Return the context of a conf change: who it drops stands here too, for its data is raft's own encoding."""
+    dropped = [node_id for kind, node_id in changes if kind == "remove"]
+    packed: bytes = context(Kind.CONF_CHANGE) + msgpack.packb(dropped)
+    return packed
+
+
+def read_conf_change(raw: bytes, index: int) -> list[int]:
+    """Return the node ids that a conf change asks to drop; raft's own leave of a joint state has no context.
+
+    :raises ConsensusError: a version or kind from a newer release.
+    """
+    if not raw:
+        return []
+
+    read_kind(raw, index)
+    dropped: list[int] = msgpack.unpackb(raw[_HEAD.size :])
+    return dropped
+
+
+def pack_open_session(node_id: int, nonce: bytes) -> bytes:
+    """Return the data of an OPEN_SESSION entry; the nonce makes a second copy of it harmless."""
+    packed: bytes = msgpack.packb((node_id, nonce))
+    return packed
+
+
+def read_open_session(data: bytes) -> tuple[int, bytes]:
+    """Take `pack_open_session` back."""
+    node_id, nonce = msgpack.unpackb(data)
+    return node_id, nonce
+
+
+def pack_allocate(disk_id: bytes, address: str, wants_vote: bool) -> bytes:
+    """Return the data of an ALLOCATE entry; the disk id is the join's token: the same one gets the same node id."""
+    packed: bytes = msgpack.packb((disk_id, address, wants_vote))
+    return packed
+
+
+def read_allocate(data: bytes) -> tuple[bytes, str, bool]:
+    """Take `pack_allocate` back."""
+    disk_id, address, wants_vote = msgpack.unpackb(data)
+    return disk_id, address, wants_vote
+
+
+def pack_address(node_id: int, address: str) -> bytes:
+    """Return the data of an ADDRESS entry."""
+    packed: bytes = msgpack.packb((node_id, address))
+    return packed
+
+
+def read_address(data: bytes) -> tuple[int, str]:
+    """Take `pack_address` back."""
+    node_id, address = msgpack.unpackb(data)
+    return node_id, address
+
+
+def is_valid(kind: Kind, context_raw: bytes, data: bytes) -> bool:
+    """Say whether an entry that another node wants appended would be understood by every replica."""
+    try:
+        if kind is Kind.COMMAND:
+            return read_command(context_raw) is not None
+
+        if len(context_raw) != _HEAD.size:
+            return False
+
+        if kind is Kind.OPEN_SESSION:
+            node_id, nonce = read_open_session(data)
+            return isinstance(node_id, int) and 0 < node_id < 1 << 62 and isinstance(nonce, bytes) and len(nonce) <= 64
+
+        if kind is Kind.ADDRESS:
+            node_id, address = read_address(data)
+            return (
+                isinstance(node_id, int)
+                and 0 < node_id < 1 << 62
+                and isinstance(address, str)
+                and len(address) <= MAX_ADDRESS_LENGTH
+            )
+    except (ValueError, TypeError, msgpack.UnpackException):
+        pass
+
+    return False

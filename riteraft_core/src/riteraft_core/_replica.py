@@ -1,0 +1,1179 @@
+"""The replica: everything that decides, nothing that waits.
+
+Events go in by method call, `effects` takes out what there is to do. No clock, no socket, no file, no thread, no
+`await`: the same calls in the same order give the same effects, which is what lets a simulator find a bug in the
+rules from one seed. The order that must hold around the disk (etcd's four duties, raft-rs's Ready):
+
+    ready      → messages that may leave at once, entries to save, entries to apply
+    saved      → tell the engine, then release the messages that had to wait
+    applied    → answer the proposers here, let readers go, cut the log
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from . import _envelope, _requests
+from ._effects import Apply, Ask, Compact, Effects, Save, SendSnapshot, Write
+from ._envelope import Kind
+from ._log_batch import merge
+from ._membership import Membership
+from ._proposals import Proposal, Proposals, Ticket
+from ._reads import Reads, ReadTicket
+from ._requests import Directory, Forward, Join, Moved, Read, Reply, Request, Status, Who
+from ._sessions import Admission, Answer, Rejection, Sessions
+from .errors import CommandRejected, ConsensusError, NodeStopped, OutcomeUnknown, Refused, Removed, RiteraftError
+from .protocols import Consensus
+from .types import (
+    Anchor,
+    CommittedEntry,
+    ConfState,
+    EngineStatus,
+    EntryKind,
+    HardState,
+    Hello,
+    Identity,
+    LogBatch,
+    Member,
+    NodeStatus,
+    PeerMessages,
+    Ready,
+    Recovered,
+    Refusal,
+    Role,
+    SnapshotMeta,
+)
+
+STATE_FORMAT = 1
+FOUNDING = HardState(term=1, vote=0, commit=1)
+"""A founder's first hard state: with term 0 raft-rs panics on the first PreVote it rejects (rule 2)."""
+ANNOUNCE_AGAIN = 20
+"""Of so many rounds of announcing our address one goes to every peer, the others to those who did not answer yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSettings:
+    """The replica's own bounds; ticks, entries and bytes, never seconds."""
+
+    max_proposals_in_flight: int = 10_000
+    max_bytes_in_flight: int = 64 * 1024 * 1024
+    max_batch_entries: int = 4_096
+    """Entries proposed, forwarded or applied in one go: enough that the cost of a batch no longer counts."""
+    max_batch_bytes: int = 1024 * 1024
+    snapshot_entries: int = 10_000
+    snapshot_bytes: int = 64 * 1024 * 1024
+    """A snapshot is made after so many entries or bytes since the last, whichever comes first."""
+    tail_entries: int = 5_000
+    """Entries kept behind a snapshot, so that a follower a little behind is not sent the whole state."""
+    retry_ticks: int = 20
+    """An unanswered entry of our own (a session, an address) is asked for again after this; an election timeout."""
+    lazy_commit_ticks: int = 20
+    """A commit index that nothing else made durable is written by itself after this."""
+    promotion_rounds: int = 3
+    """A learner becomes a voter after so many ticks in a row at the leader's last commit index (rule 21)."""
+
+
+@dataclass(slots=True)
+class _Unsaved:
+    """One `Ready` on its way to the disk, with what has to wait for it."""
+
+    number: int
+    batch: LogBatch | None
+    messages: Sequence[PeerMessages]
+    snapshots: Sequence[tuple[int, int, bytes]]
+
+
+def found(identity: Identity, address: str) -> SnapshotMeta:
+    """Return the first snapshot of a new cluster: one voter, index 1, term 1 (rule 2)."""
+    membership = Membership.founded(identity, address)
+    return SnapshotMeta(1, 1, membership.conf_state, _encode_state(membership, Sessions()))
+
+
+def _encode_state(membership: Membership, sessions: Sessions) -> bytes:
+    packed: bytes = msgpack.packb((STATE_FORMAT, membership.to_plain(), sessions.to_plain()))
+    return packed
+
+
+def _decode_state(meta: SnapshotMeta) -> tuple[Membership, Sessions]:
+    fmt, membership, sessions = msgpack.unpackb(meta.state, strict_map_key=False)
+    if fmt != STATE_FORMAT:
+        raise ConsensusError(
+            f"snapshot {meta.index} holds members and sessions in format {fmt!r}; this release reads {STATE_FORMAT}"
+        )
+
+    return Membership.from_plain(membership, meta.conf_state), Sessions.from_plain(sessions)
+
+
+class Replica:
+    """One node's part in the cluster, as plain calls.
+
+    Any method may raise what ends the node: `ConsensusError`, `LostAcknowledgedData`, `Removed`. The replica must not
+    be called again then, but for `stop`.
+    """
+
+    def __init__(
+        self,
+        engine: Consensus,
+        identity: Identity,
+        recovered: Recovered,
+        *,
+        address: str,
+        nonce: bytes,
+        hints: Mapping[int, str] | None = None,
+        settings: ReplicaSettings | None = None,
+    ) -> None:
+        """Begin where the storage left off.
+
+        `address` is what the others are to dial, `nonce` random bytes of this start (they name our session and our
+        ReadIndex rounds), `hints` the addresses a joiner was told before it has a snapshot.
+        """
+        self.identity = identity
+        self.address = address
+        self.settings = settings or ReplicaSettings()
+        self.term = recovered.hard_state.term
+        self.role = Role.FOLLOWER
+        self.leader = 0
+        self.applied = 0
+        self.counters: Counter[str] = Counter()
+
+        self._engine = engine
+        self._me = identity.node_id
+        self._tick = 0
+        self._nonce = nonce
+        self._nonce_count = 0
+        if recovered.snapshot is not None:
+            self._membership, self._sessions = _decode_state(recovered.snapshot)
+            self.applied = recovered.snapshot.index
+            self._applied_term = recovered.snapshot.term
+        else:
+            self._membership, self._sessions = Membership.provisional(hints or {}), Sessions()
+            self._applied_term = 0
+
+        self._snapshot_index = self.applied
+        self._anchor = recovered.anchor.index
+        self._peers_changed = True
+
+        self._proposals = Proposals(self.settings.max_proposals_in_flight, self.settings.max_bytes_in_flight)
+        self._reads = Reads()
+        self._read_rounds = 0
+        self._round_context: bytes | None = None
+        self._session = 0
+        self._session_asked_at: int | None = None
+        self._address_asked_at: int | None = None
+        self._announced_at: int | None = None
+        self._announcing: dict[int, Ask] = {}
+        self._announced: set[int] = set()
+        self._announce_rounds = 0
+        self._internal: list[tuple[bytes, bytes]] = []
+        self._session_changed = False
+        self._forwarding: Ask | None = None
+        self._reading: Ask | None = None
+        self._asks_due: list[Ask] = []
+        self._leader_deaf_until = 0
+        self._joins: dict[bytes, list[Ticket]] = {}
+        self._removals: dict[int, list[Ticket]] = {}
+        self._learner_rounds: dict[int, int] = {}
+        self._commit_at_last_tick = 0
+        self._manage_due = False
+
+        self._messages: list[PeerMessages] = []
+        self._unsaved: deque[_Unsaved] = deque()
+        self._writing: Write | None = None
+        self._lazy_hard_state: HardState | None = None
+        self._lazy_since = 0
+        self._compaction: Compact | None = None
+        self._discards: list[str] = []
+
+        self._committed: deque[CommittedEntry] = deque()
+        self._conf_states: dict[int, tuple[ConfState, str | None]] = {}
+        self._applying: Apply | None = None
+        self._applied_bytes = 0
+        self._snapshot_wanted = False
+        self._snapshotting = False
+        self._store_busy = False
+        self._staged: tuple[SnapshotMeta, str] | None = None
+        self._restoring: SnapshotMeta | None = None
+        self._restore_due = False
+        self._streams: list[SendSnapshot] = []
+        self._streams_due: list[SendSnapshot] = []
+
+        self._answered: list[Ticket] = []
+        self._notes: list[str] = []
+        self._removed = False
+
+    # --- events --------------------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Let one tick pass."""
+        if self._removed:  # the engine takes no more calls; `effects` says so
+            return
+
+        self._tick += 1
+        self._engine.tick()
+        self._count_learner_rounds()
+        self._manage_due = True
+
+    def step(self, sender: int, messages: Sequence[bytes]) -> None:
+        """Take raft messages of an admitted peer."""
+        if self._removed:
+            return
+
+        for reason in self._engine.step(sender, messages):
+            self.counters[f"dropped: {reason}"] += 1
+
+    def propose(self, command: bytes) -> Proposal:
+        """Take a command of our own program; call `has_room` first. It is answered by our own apply (rule 22)."""
+        return self._proposals.add(command)
+
+    def has_room(self, size: int) -> bool:
+        """Say whether a command of `size` bytes may be proposed now."""
+        return self._proposals.has_room(size)
+
+    def abandon(self, proposal: Proposal) -> RiteraftError:
+        """Give up waiting for a command; return what is known of its fate."""
+        self._proposals.close(proposal)
+        return proposal.failure("gave up waiting")
+
+    def read(self) -> ReadTicket:
+        """Take a reader: its ticket's outcome is True once this node has applied all that was committed by now."""
+        return self._reads.add(remote=False)
+
+    def abandon_read(self, ticket: ReadTicket) -> None:
+        """Forget a reader that no longer waits."""
+        self._reads.drop(ticket)
+
+    def unreachable(self, peer: int) -> None:
+        """Take the transport's word that messages for `peer` were lost."""
+        if not self._removed:
+            self._engine.report_unreachable(peer)
+
+    def request(self, request: Request) -> Ticket:
+        """Take a request of another node; the ticket's outcome is the `Reply`."""
+        ticket: Ticket
+        if isinstance(request, Read):
+            ticket = self._reads.add(remote=True)
+            if self.role is not Role.LEADER:
+                self._reads.drop(ticket)
+                ticket.outcome = self._not_leader()
+
+            return ticket
+
+        ticket = Ticket()
+        if isinstance(request, Who):
+            ticket.outcome = Reply(Status.OK, (self.identity.cluster, self.identity.cluster_id, self._me))
+        elif isinstance(request, Moved):
+            ticket.outcome = self._note_move(request)
+        elif isinstance(request, Join) and request.cluster != self.identity.cluster:
+            ticket.outcome = Reply.refused(
+                f"this is cluster {self.identity.cluster!r}, not {request.cluster!r}: check `cluster` and `peers`"
+            )
+        elif self.role is not Role.LEADER:
+            ticket.outcome = self._not_leader()
+        elif isinstance(request, Forward):
+            ticket.outcome = self._append_forwarded(request)
+        elif isinstance(request, Join):
+            self._take_join(request, ticket)
+        else:
+            self._take_removal(request.node_id, ticket)
+
+        return ticket
+
+    def drop_request(self, ticket: Ticket) -> None:
+        """Forget a request whose sender no longer waits."""
+        if isinstance(ticket, ReadTicket):
+            self._reads.drop(ticket)
+
+        for waiting in (*self._joins.values(), *self._removals.values()):
+            if ticket in waiting:
+                waiting.remove(ticket)
+
+    def answered(self, ask: Ask, raw: bytes | None) -> None:
+        """Take the leader's reply to an `Ask`, or None if there was none: it may have been carried out or not."""
+        if ask is self._reading:
+            self._take_read_reply(raw)
+        elif ask is self._forwarding:
+            self._take_forward_reply(ask, raw)
+        elif (peer := next((peer for peer, sent in self._announcing.items() if sent is ask), None)) is not None:
+            self._take_directory(peer, raw)
+        # else another leader was asked since, with the same ids
+
+    def _take_read_reply(self, raw: bytes | None) -> None:
+        self._reading = None
+        try:
+            reply = None if raw is None else _requests.decode_reply(raw)
+            index = None if reply is None or reply.status is not Status.OK else _requests.read_index(reply)
+        except ValueError:
+            index = None
+
+        if index is None:
+            self._reads.fail_round()
+            self._leader_deaf_until = self._tick + 1
+            return
+
+        self._reads.finish_round(index)
+        self._release_readers()
+
+    def _take_forward_reply(self, ask: Ask, raw: bytes | None) -> None:
+        self._forwarding = None
+        try:
+            reply = None if raw is None else _requests.decode_reply(raw)
+            position = None if reply is None or reply.status is not Status.OK else _requests.read_position(reply)
+        except ValueError:
+            reply = position = None
+
+        if position is not None:
+            index, term = position
+            for offset, proposal in enumerate(ask.proposals, start=ask.internal):
+                proposal.attempt = Anchor(index + offset, term)
+
+            return
+
+        if reply is not None:  # it says that nothing was carried out
+            for proposal in ask.fresh:
+                proposal.handed_over = False
+
+            if reply.status is Status.REFUSED:
+                for proposal in ask.proposals:
+                    self._answer(proposal, proposal.failure(f"the leader refused it: {_requests.read_text(reply)}"))
+
+                return
+
+        self.counters["retries"] += 1
+        self._leader_deaf_until = self._tick + 1
+        self._proposals.put_back(list(ask.proposals))
+
+    def saved(self, write: Write) -> None:
+        """Take the storage's word that `write` is durable."""
+        self._writing = None
+        if isinstance(write, Compact):
+            self._snapshotting = self._snapshot_wanted = False
+            self._snapshot_index = write.meta.index
+            if not self._removed:
+                self._engine.snapshot_made(write.meta.index, write.meta.term, write.meta.conf_state)
+                if write.index > self._anchor:
+                    self._anchor = write.index
+                    self._engine.compact(write.index)
+
+            return
+
+        if write.number and not self._removed:
+            self._persisted(write.number)
+
+        if write.batch.install is not None:
+            assert self._restoring is not None
+            self._restore_due = True
+            self._snapshot_index = self._anchor = self._restoring.index
+
+    def applied_batch(self, work: Apply, answers: Sequence[Answer]) -> None:
+        """Take the Store's answers to an `Apply`, one for each command."""
+        self._applying = None
+        self._finish(work, answers)
+
+    def snapshot_taken(self) -> None:
+        """Note that `Store.snapshot` returned: entries may be applied again."""
+        self._store_busy = False
+
+    def snapshot_staged(self, meta: SnapshotMeta, token: str) -> None:
+        """Take the token of our own snapshot: it becomes the live one and the log behind it is cut."""
+        index = max(0, meta.index - self.settings.tail_entries)
+        if self._streams:
+            index = min(index, *(stream.index for stream in self._streams))
+
+        self._compaction = Compact(token, index, meta)
+
+    def snapshot_sent(self, stream: SendSnapshot, ok: bool) -> None:
+        """Note how a `SendSnapshot` ended."""
+        self._streams.remove(stream)
+        if not self._removed:
+            self._engine.report_snapshot(stream.to, ok)
+
+    def step_snapshot(self, sender: int, message: bytes, meta: SnapshotMeta, token: str) -> None:
+        """Take a peer's snapshot that is staged and verified; it is installed or discarded, as raft decides."""
+        if self._staged is not None or self._restoring is not None or self._removed:
+            self._discards.append(token)
+            return
+
+        self._staged = (meta, token)
+        reason = self._engine.step_snapshot(sender, message, meta.index, meta.term)
+        if reason is not None:
+            self.counters[f"dropped: {reason}"] += 1
+
+        self._take_ready()
+        if self._staged is not None:
+            self._staged = None
+            self._discards.append(token)
+
+    def needs_snapshot(self, meta: SnapshotMeta) -> bool:
+        """Say whether a snapshot that a peer offers could be of use."""
+        return not self._removed and self._restoring is None and meta.index > self._engine.status().commit
+
+    def restored(self, meta: SnapshotMeta) -> None:
+        """Note that `Store.restore` took the live snapshot."""
+        self._restoring = None
+        self._membership, self._sessions = _decode_state(meta)
+        self._peers_changed = True
+        self.applied, self._applied_term, self._applied_bytes = meta.index, meta.term, 0
+        self._review_after_restore()
+        self._release_readers()
+
+    def admit(self, hello: Hello) -> Refusal | None:
+        """Say whether a peer may come in, as of our applied index (rules 2, 18)."""
+        return self._membership.admit(self.identity, hello)
+
+    def transfer(self) -> int | None:
+        """Begin to hand leadership to the voter that is furthest; return its id, or None if there is none to take it."""
+        if self.role is not Role.LEADER or self._removed:
+            return None
+
+        status = self._engine.status()
+        candidates = [
+            peer
+            for peer in status.progress
+            if peer.node_id != self._me and peer.node_id in status.conf_state.voters and peer.recent_active
+        ]
+        if not candidates:
+            return None
+
+        best = max(candidates, key=lambda peer: (peer.matched, -peer.node_id))
+        try:
+            self._engine.transfer_leader(best.node_id)
+        except Refused:
+            return None
+
+        return best.node_id
+
+    def campaign(self) -> None:
+        """Start an election now: for a founder alone, that has nobody to wait for."""
+        self._engine.campaign()
+
+    def stop(self) -> list[Ticket]:
+        """End: give every caller that still waits its answer, and return their tickets."""
+        tickets: list[Ticket] = []
+        for proposal in list(self._proposals):
+            proposal.outcome = proposal.failure("the node stopped")
+            self._proposals.close(proposal)
+            tickets.append(proposal)
+
+        for ticket in self._reads.take_all():
+            ticket.outcome = Reply.retry("stopping") if ticket.remote else NodeStopped("the node stopped")
+            tickets.append(ticket)
+
+        for waiting in (*self._joins.values(), *self._removals.values()):
+            for other in waiting:
+                other.outcome = Reply.retry("stopping")
+                tickets.append(other)
+
+        self._joins.clear()
+        self._removals.clear()
+        return [*self._answered, *tickets]
+
+    # --- what is known -------------------------------------------------------------------------------------------
+
+    @property
+    def member(self) -> Member | None:
+        """What the cluster knows of us at the applied index; None before a joiner's first snapshot."""
+        return self._membership.members.get(self._me)
+
+    @property
+    def is_sole_voter(self) -> bool:
+        """Whether nobody else votes: such a node need not wait for an election timeout."""
+        return self._membership.conf_state.voters == (self._me,) and not self._membership.conf_state.voters_outgoing
+
+    def address_of(self, node_id: int) -> str | None:
+        """Return where a member listens, if known."""
+        return self._membership.addresses().get(node_id)
+
+    def peers(self) -> dict[int, str]:
+        """Return the other members' addresses."""
+        addresses = self._membership.addresses()
+        addresses.pop(self._me, None)
+        return addresses
+
+    def engine_status(self) -> EngineStatus:
+        """Return the engine's own status."""
+        return self._engine.status()
+
+    def status(self) -> NodeStatus:
+        """Return the node's view of itself and its cluster.
+
+        :raises NodeStopped: it was removed from the cluster.
+        """
+        if self._removed:
+            raise NodeStopped("the node was removed from its cluster")
+
+        engine = self._engine.status()
+        conf_state = self._membership.conf_state
+        return NodeStatus(
+            node_id=self._me,
+            cluster=self.identity.cluster,
+            address=self.address,
+            role=engine.role,
+            term=engine.term,
+            leader=engine.leader or None,
+            leader_address=self.address_of(engine.leader) if engine.leader else None,
+            commit=engine.commit,
+            applied=self.applied,
+            last_index=engine.last_index,
+            snapshot_index=self._snapshot_index,
+            voters=conf_state.voters,
+            learners=conf_state.learners,
+            members=self._membership.addresses(),
+            counters=dict(self.counters),
+        )
+
+    # --- effects -------------------------------------------------------------------------------------------------
+
+    def effects(self) -> Effects:
+        """Take what there is to do now.
+
+        :raises Removed: a committed conf change took this node out of the cluster.
+        """
+        if self._removed:
+            raise Removed(f"node {self._me} was removed from cluster {self.identity.cluster!r}")
+
+        self._keep_house()
+        self._hand_over()
+        self._read_on()
+        self._take_ready()
+        effects = Effects()
+        self._next_apply(effects)
+        if self._writing is None:
+            effects.write = self._writing = self._next_write()
+
+        effects.messages, self._messages = self._messages, []
+        effects.send_snapshots, self._streams_due = self._streams_due, []
+        effects.discards, self._discards = self._discards, []
+        effects.answered, self._answered = self._answered, []
+        effects.notes, self._notes = self._notes, []
+        effects.asks, self._asks_due = self._asks_due, []
+        if self._peers_changed:
+            self._peers_changed = False
+            effects.peers = self.peers()
+
+        return effects
+
+    # --- the engine's Ready --------------------------------------------------------------------------------------
+
+    def _take_ready(self) -> None:
+        while True:
+            if self._removed:
+                return
+
+            ready = self._engine.ready()
+            if ready is not None:
+                self._absorb(ready)
+            elif self._writing is None and self._unsaved and not any(u.batch for u in self._unsaved):
+                # Nothing in it would be missed after a crash: it need not wait for a disk.
+                self._persisted(self._unsaved[-1].number)
+            else:
+                return
+
+    def _absorb(self, ready: Ready) -> None:
+        if ready.role is not self.role or ready.term != self.term or ready.leader != self.leader:
+            self._note_leadership(ready)
+
+        self._messages.extend(ready.messages)
+        install = None
+        if ready.snapshot is not None:
+            if self._staged is None or ready.snapshot != (self._staged[0].index, self._staged[0].term):
+                raise ConsensusError(f"raft wants snapshot {ready.snapshot} installed, which was never staged")
+
+            self._restoring, install = self._staged
+            self._staged = None
+            # What was to be applied lies within the snapshot; what is being applied still ends before the restore.
+            self._committed.clear()
+            self._conf_states.clear()
+
+        batch = None
+        if ready.must_sync:
+            hard_state, self._lazy_hard_state = ready.hard_state or self._lazy_hard_state, None
+            batch = LogBatch(install, hard_state, ready.entries)
+        elif ready.hard_state is not None:
+            if self._lazy_hard_state is None:
+                self._lazy_since = self._tick
+
+            self._lazy_hard_state = ready.hard_state
+
+        self._unsaved.append(_Unsaved(ready.number, batch, ready.persisted_messages, ready.snapshots))
+        self._committed.extend(ready.committed)
+        for index, conf_state, refused in ready.conf_states:
+            self._conf_states[index] = (conf_state, refused)
+
+        for index, context in ready.read_states:
+            self._take_read_state(index, context)
+
+        self._snapshot_wanted = self._snapshot_wanted or ready.snapshot_wanted
+        if ready.removed:
+            self._removed = True
+
+    def _persisted(self, number: int) -> None:
+        """Report to the engine first, release second: a message of n must not leave before the engine knows (rule 14)."""
+        self._engine.persisted(number)
+        while self._unsaved and self._unsaved[0].number <= number:
+            done = self._unsaved.popleft()
+            self._messages.extend(done.messages)
+            for to, index, message in done.snapshots:
+                stream = SendSnapshot(to, index, message)
+                self._streams.append(stream)
+                self._streams_due.append(stream)
+
+    def _next_write(self) -> Write | None:
+        if self._compaction is not None:
+            compaction, self._compaction = self._compaction, None
+            if compaction.meta.index > self._snapshot_index and self._restoring is None:
+                return compaction
+
+            # A peer's newer snapshot overtook ours.
+            self._discards.append(compaction.token)
+            self._snapshotting = False
+
+        batches = [unsaved.batch for unsaved in self._unsaved if unsaved.batch is not None]
+        if batches:
+            batch = merge(batches)
+            if self._lazy_hard_state is not None:
+                batch = LogBatch(batch.install, self._lazy_hard_state, batch.entries)
+                self._lazy_hard_state = None
+
+            return Save(self._unsaved[-1].number, batch)
+
+        if self._lazy_hard_state is not None and self._tick - self._lazy_since >= self.settings.lazy_commit_ticks:
+            hard_state, self._lazy_hard_state = self._lazy_hard_state, None
+            return Save(0, LogBatch(hard_state=hard_state))
+
+        return None
+
+    def _note_leadership(self, ready: Ready) -> None:
+        led = self.role is Role.LEADER
+        newly_known = ready.leader != 0 and (ready.leader, ready.term) != (self.leader, self.term)
+        if newly_known:
+            self._notes.append(f"node {ready.leader} leads in term {ready.term}")
+            self.counters["leader changes"] += 1
+
+        self.role, self.term, self.leader = ready.role, ready.term, ready.leader
+        if led and self.role is not Role.LEADER:
+            self._learner_rounds.clear()
+            self._round_context = None
+            self._reads.fail_round()
+            not_leader = self._not_leader()
+            for ticket in self._reads.take_remote():
+                self._answer_ticket(ticket, not_leader)
+
+            for waiting in (*self._joins.values(), *self._removals.values()):
+                for ticket in waiting:
+                    self._answer_ticket(ticket, not_leader)
+
+            self._joins.clear()
+            self._removals.clear()
+
+        if newly_known:
+            # Replies to these come too late to count; the same ids go to the new leader.
+            self._forwarding = None
+            if self._reading is not None:
+                self._reading = None
+                self._reads.fail_round()
+
+            self._asks_due = [ask for ask in self._asks_due if ask in self._announcing.values()]
+            self._leader_deaf_until = 0
+            self._session_asked_at = self._address_asked_at = None
+            self._internal.clear()
+            self._proposals.requeue_before(self.term)
+
+    # --- proposals -----------------------------------------------------------------------------------------------
+
+    def _keep_house(self) -> None:
+        """Ask for what this node itself needs in the log: a session before its first command, its right address."""
+        if self._tick and self._is_due(self._announced_at):
+            self._announce()
+
+        if self.leader == 0:
+            return
+
+        if not self._session and self._proposals.has_queued and self._is_due(self._session_asked_at):
+            self._session_asked_at = self._tick
+            self._internal.append(
+                (_envelope.context(Kind.OPEN_SESSION), _envelope.pack_open_session(self._me, self._session_nonce()))
+            )
+
+        member = self.member
+        if member is not None and member.address != self.address and self._is_due(self._address_asked_at):
+            self._address_asked_at = self._tick
+            self._internal.append((_envelope.context(Kind.ADDRESS), _envelope.pack_address(self._me, self.address)))
+
+        if self.role is Role.LEADER and self._manage_due:
+            self._manage_due = False
+            self._manage()
+
+    def _announce(self) -> None:
+        """Tell each peer where we are, until it knows, and hear where the others are.
+
+        The log alone cannot do it: who dials an old address of the leader's never gets the entry that holds the new
+        one, and a leader that dials an old address cannot tell that it leads. A peer that starts anew has forgotten
+        what it was told, so everyone is told again now and then, and all the time while the log does not hold it.
+        """
+        self._announced_at = self._tick
+        member = self.member
+        self._announce_rounds += 1
+        if self._announce_rounds % ANNOUNCE_AGAIN == 0 or (member is not None and member.address != self.address):
+            self._announced.clear()
+
+        payload = _requests.encode(Moved(self._me, self.address))
+        peers = self.peers()
+        self._announcing = {peer: Ask(peers[peer], payload) for peer in peers if peer not in self._announced}
+        self._asks_due.extend(self._announcing.values())
+
+    def _note_move(self, request: Moved) -> Reply:
+        membership = self._membership
+        member = membership.members.get(request.node_id)
+        if member is not None and member.address == request.address:
+            membership.moved.pop(request.node_id, None)
+        elif request.node_id != self._me and request.node_id in membership.addresses():
+            membership.moved[request.node_id] = request.address
+
+        self._peers_changed = True
+        return _requests.directory_reply(Directory(self.applied, membership.settled(), membership.moved))
+
+    def _take_directory(self, peer: int, raw: bytes | None) -> None:
+        del self._announcing[peer]
+        try:
+            reply = None if raw is None else _requests.decode_reply(raw)
+            directory = None if reply is None or reply.status is not Status.OK else _requests.read_directory(reply)
+        except ValueError:
+            directory = None
+
+        if directory is not None:
+            self._announced.add(peer)
+            # Who was away may know an old address of one that moved meanwhile.
+            newer = directory.settled if directory.applied > self.applied else {}
+            self._membership.moved.update({**newer, **directory.moved})
+            self._membership.moved.pop(self._me, None)
+            self._peers_changed = True
+
+    def _is_due(self, asked_at: int | None) -> bool:
+        return asked_at is None or self._tick - asked_at >= self.settings.retry_ticks
+
+    def _session_nonce(self) -> bytes:
+        return self._nonce + self._nonce_count.to_bytes(4, "big")
+
+    def _hand_over(self) -> None:
+        if not self._internal and not (self._session and self._proposals.has_queued):
+            return
+
+        if self.role is Role.LEADER:
+            while self._internal or (self._session and self._proposals.has_queued):
+                if not self._append_own():
+                    return
+        elif self.leader and self._forwarding is None and self._tick >= self._leader_deaf_until:
+            self._forward_own()
+
+    def _batch_own(self) -> tuple[list[Proposal], list[tuple[bytes, bytes]]]:
+        batch = (
+            self._proposals.take(self.settings.max_batch_entries, self.settings.max_batch_bytes)
+            if self._session
+            else []
+        )
+        session, low = self._session, self._proposals.low
+        entries = [(_envelope.command_context(session, p.sequence, low), p.command) for p in batch]
+        return batch, [*self._internal, *entries] if self._internal else entries
+
+    def _append_own(self) -> bool:
+        batch, entries = self._batch_own()
+        if not entries:
+            return False
+
+        try:
+            index, term = self._engine.propose(entries)
+        except Refused as refused:
+            self.counters[f"held: {refused.reason}"] += 1
+            self._proposals.put_back(batch)
+            return False
+
+        for offset, proposal in enumerate(batch, start=index + len(self._internal)):
+            proposal.handed_over = True
+            proposal.attempt = Anchor(offset, term)
+
+        self._internal.clear()
+        return True
+
+    def _forward_own(self) -> None:
+        address = self.address_of(self.leader)
+        if address is None:
+            return
+
+        batch, entries = self._batch_own()
+        if not entries:
+            return
+
+        fresh = [proposal for proposal in batch if not proposal.handed_over]
+        for proposal in batch:
+            proposal.handed_over = True
+
+        payload = _requests.encode(Forward(entries))
+        self._forwarding = Ask(address, payload, batch, fresh, len(self._internal))
+        self._asks_due.append(self._forwarding)
+        self._internal.clear()
+
+    def _append_forwarded(self, request: Forward) -> Reply:
+        for context, data in request.entries:
+            try:
+                kind = _envelope.read_kind(context, 0)
+            except ConsensusError:
+                return Reply.refused("an entry of an unknown kind")
+
+            if kind not in _envelope.FORWARDED_KINDS or not _envelope.is_valid(kind, context, data):
+                return Reply.refused(f"a malformed entry of kind {kind.name.lower()}")
+
+        try:
+            return Reply(Status.OK, self._engine.propose(request.entries))
+        except Refused as refused:
+            self.counters[f"held: {refused.reason}"] += 1
+            return self._not_leader() if refused.reason == "not_leader" else Reply.retry(refused.reason)
+
+    def _not_leader(self) -> Reply:
+        leader = self.leader if self.leader != self._me else 0
+        return Reply.not_leader(leader, self.address_of(leader) if leader else None)
+
+    def _answer(self, proposal: Proposal, outcome: object) -> None:
+        proposal.outcome = outcome
+        self._proposals.close(proposal)
+        self._answered.append(proposal)
+
+    def _answer_ticket(self, ticket: Ticket, outcome: object) -> None:
+        if ticket.outcome is None:
+            ticket.outcome = outcome
+            self._answered.append(ticket)
+
+    # --- reads ---------------------------------------------------------------------------------------------------
+
+    def _read_on(self) -> None:
+        if not self._reads.wants_round or self.leader == 0:
+            return
+
+        if self.role is Role.LEADER:
+            self._read_rounds += 1
+            # No other node, and no earlier life of this one, gives a round the same name (rule 17).
+            context = self._me.to_bytes(8, "big") + self._nonce + self._read_rounds.to_bytes(8, "big")
+            try:
+                self._engine.read_index(context)
+            except Refused as refused:
+                self.counters[f"held: {refused.reason}"] += 1
+                return
+
+            self._round_context = context
+            self._reads.start_round()
+            return
+
+        address = self.address_of(self.leader)
+        if address is None or self._tick < self._leader_deaf_until:
+            return
+
+        self._reads.start_round()
+        self._reading = Ask(address, _requests.encode(Read()))
+        self._asks_due.append(self._reading)
+
+    def _take_read_state(self, index: int, context: bytes) -> None:
+        if context != self._round_context:
+            return
+
+        self._round_context = None
+        for ticket in self._reads.finish_round(index):
+            self._answer_ticket(ticket, Reply(Status.OK, (index,)))
+
+        self._release_readers()
+
+    def _release_readers(self) -> None:
+        for ticket in self._reads.take_applied(self.applied):
+            self._answer_ticket(ticket, True)
+
+    # --- applying ------------------------------------------------------------------------------------------------
+
+    def _next_apply(self, effects: Effects) -> None:
+        if self._applying is not None or self._store_busy:
+            return
+
+        if self._restore_due:
+            self._restore_due = False
+            effects.restore = self._restoring
+            return
+
+        if self._restoring is not None:
+            return
+
+        while self._committed and not self._wants_snapshot():
+            work = self._plan()
+            if work.commands:
+                effects.apply = self._applying = work
+                return
+
+            self._finish(work, ())
+
+        if self._wants_snapshot():
+            self._snapshotting = self._store_busy = True
+            self._snapshot_wanted = False
+            self._applied_bytes = 0
+            effects.snapshot = SnapshotMeta(
+                self.applied,
+                self._applied_term,
+                self._membership.conf_state,
+                _encode_state(self._membership, self._sessions),
+            )
+
+    def _plan(self) -> Apply:
+        """Walk the next committed entries in order; what the log alone decides is decided here.
+
+        The sessions run ahead of the Store by this one batch, so a snapshot is made only between two.
+        """
+        commands: list[bytes] = []
+        ids: list[tuple[int, int]] = []
+        repeats: list[tuple[int, int]] = []
+        size = 0
+        index = term = 0
+        committed, sessions = self._committed, self._sessions
+        while committed and len(commands) < self.settings.max_batch_entries and size <= self.settings.max_batch_bytes:
+            index, term, kind, context, data = committed.popleft()
+            size += len(data)
+            if kind != EntryKind.NORMAL:
+                self._apply_conf_change(index, context)
+            elif (command := _envelope.read_command(context)) is not None:
+                session, sequence, low = command
+                admission = sessions.admit(session, sequence, low)
+                if admission is Admission.APPLY:
+                    commands.append(data)
+                    ids.append((session, sequence))
+                elif admission is Admission.DUPLICATE:
+                    repeats.append((session, sequence))
+            elif context or data:
+                self._apply_internal(index, context, data)
+
+            if self._wants_snapshot_after(index):
+                break
+
+        return Apply(index, term, size, commands, ids, repeats)
+
+    def _finish(self, work: Apply, answers: Sequence[Answer]) -> None:
+        mine, proposals, sessions = self._session, self._proposals, self._sessions
+        for (session, sequence), answer in zip(work.ids, answers, strict=True):
+            sessions.complete(session, sequence, answer)
+            if session == mine and (proposal := proposals.get(sequence)) is not None:
+                self._answer(proposal, _to_outcome(answer))
+
+        for session, sequence in work.repeats:
+            if session == mine and (proposal := proposals.get(sequence)) is not None:
+                kept = sessions.answer(session, sequence)
+                if kept is not None:
+                    self._answer(proposal, _to_outcome(kept))
+
+        self.applied, self._applied_term = work.index, work.term
+        self._applied_bytes += work.size
+        if self._session_changed:
+            self._adopt_session()
+
+        self._release_readers()
+
+    def _apply_internal(self, index: int, context: bytes, data: bytes) -> None:
+        kind = _envelope.read_kind(context, index)
+        if kind is Kind.OPEN_SESSION:
+            node_id, nonce = _envelope.read_open_session(data)
+            if node_id in self._membership.members:
+                self._sessions.open(index, node_id, nonce)
+
+            # Not before this batch is answered: the commands before this entry were applied in the old session.
+            self._session_changed = self._session_changed or node_id == self._me
+        elif kind is Kind.ALLOCATE:
+            disk_id, address, wants_vote = _envelope.read_allocate(data)
+            known = self._membership.by_disk(disk_id) is not None
+            member = self._membership.allocate(disk_id, address, wants_vote)
+            self._peers_changed = self._manage_due = True
+            if not known:
+                self._notes.append(f"node {member.node_id} at {address} joins")
+
+            for ticket in self._joins.pop(disk_id, ()):
+                self._answer_ticket(ticket, self._admitted(member))
+        elif kind is Kind.ADDRESS:
+            self._membership.set_address(*_envelope.read_address(data))
+            self._peers_changed = True
+        else:
+            raise ConsensusError(f"log entry {index} has kind {kind.name} and is no such entry")
+
+    def _adopt_session(self) -> None:
+        """Take the session that our nonce opened; if a late copy of an older one closed it, open another.
+
+        A session that was closed never applies anything again, so its commands may be sent anew under the next one.
+        """
+        self._session_changed = False
+        found = self._sessions.find(self._me, self._session_nonce())
+        if found is None and self._session:
+            self._nonce_count += 1
+            self._session_asked_at = None
+
+        if (found or 0) != self._session:
+            self._session = found or 0
+            self._proposals.requeue_all()
+
+    def _apply_conf_change(self, index: int, context: bytes) -> None:
+        dropped = _envelope.read_conf_change(context, index)
+        conf_state, refused = self._conf_states.pop(index)
+        if refused is not None:
+            for node_id in dropped:
+                for ticket in self._removals.pop(node_id, ()):
+                    self._answer_ticket(ticket, Reply.refused(f"raft refused to remove node {node_id}: {refused}"))
+
+            return
+
+        before = self._membership.conf_state
+        self._learner_rounds.clear()
+        for node_id in self._membership.change(conf_state, dropped):
+            self._sessions.close_node(node_id)
+            self._notes.append(f"node {node_id} left")
+
+        for node_id in set(conf_state.voters) - set(before.voters):
+            self._notes.append(f"node {node_id} is a voter now")
+
+        for node_id in dropped:
+            if node_id not in conf_state.everyone:
+                for ticket in self._removals.pop(node_id, ()):
+                    self._answer_ticket(ticket, Reply(Status.OK))
+
+        self._peers_changed = self._manage_due = True
+
+    def _review_after_restore(self) -> None:
+        """Sort out who waits for commands that a snapshot jumped over (rule 9).
+
+        The snapshot's sessions hold the answer of every applied command its proposer may still wait for, so one
+        without an answer was not applied and may go on waiting. Only a session that is gone leaves doubt.
+        """
+        found = self._sessions.find(self._me, self._session_nonce())
+        if self._session and found != self._session:
+            for proposal in list(self._proposals):
+                if proposal.handed_over:
+                    self._answer(
+                        proposal, OutcomeUnknown("a snapshot replaced the state while the command was in flight")
+                    )
+
+            self._nonce_count += 1
+            self._session = 0
+            self._session_asked_at = None
+            return
+
+        self._session = found or 0
+        for proposal in list(self._proposals):
+            kept = self._sessions.answer(self._session, proposal.sequence)
+            if kept is not None:
+                self._answer(proposal, _to_outcome(kept))
+
+        self._proposals.requeue_all()
+
+    # --- snapshots -----------------------------------------------------------------------------------------------
+
+    def _wants_snapshot(self) -> bool:
+        if self._snapshotting or self._restoring is not None or self.applied <= self._snapshot_index:
+            return False
+
+        return (
+            self._snapshot_wanted
+            or self.applied - self._snapshot_index >= self.settings.snapshot_entries
+            or self._applied_bytes >= self.settings.snapshot_bytes
+        )
+
+    def _wants_snapshot_after(self, index: int) -> bool:
+        """Say whether to end a batch here, so that a snapshot is not put off by one that never ends."""
+        return not self._snapshotting and index - self._snapshot_index >= self.settings.snapshot_entries
+
+    # --- membership: what the leader sees to ---------------------------------------------------------------------
+
+    def _take_join(self, request: Join, ticket: Ticket) -> None:
+        member = self._membership.by_disk(request.disk_id)
+        if member is not None:
+            ticket.outcome = self._admitted(member)
+            return
+
+        try:
+            self._engine.propose(
+                [
+                    (
+                        _envelope.context(Kind.ALLOCATE),
+                        _envelope.pack_allocate(request.disk_id, request.address, request.wants_vote),
+                    )
+                ]
+            )
+        except Refused as refused:
+            ticket.outcome = Reply.retry(refused.reason)
+            return
+
+        self._joins.setdefault(request.disk_id, []).append(ticket)
+
+    def _admitted(self, member: Member) -> Reply:
+        rows = [[node_id, address] for node_id, address in self._membership.addresses().items()]
+        return Reply(Status.OK, (self.identity.cluster_id, member.node_id, rows))
+
+    def _take_removal(self, node_id: int, ticket: Ticket) -> None:
+        conf_state = self._membership.conf_state
+        if node_id not in self._membership.members:
+            known = node_id < self._membership.next_id
+            ticket.outcome = Reply(Status.OK) if known else Reply.refused(f"there is no node {node_id}")
+        elif set(conf_state.voters) == {node_id}:
+            ticket.outcome = Reply.refused(
+                f"node {node_id} is the last voter of cluster {self.identity.cluster!r}: it cannot leave; stop it instead"
+            )
+        elif node_id == self._me:
+            # A leader never removes itself (rule 11): whoever leads next does.
+            self.transfer()
+            ticket.outcome = Reply.retry("the leader hands over first")
+        else:
+            self._removals.setdefault(node_id, []).append(ticket)
+            self._manage_due = True
+
+    def _manage(self) -> None:
+        """Propose the one conf change that is due, if none is under way: whoever leads sees to it (rule 21).
+
+        What is wanted is read off the applied state, so that a new leader goes on where the old one stopped.
+        """
+        removals = bool(self._removals)
+        absent = [m for m in self._membership.members if m not in self._membership.conf_state.everyone]
+        ready_learners = [n for n, rounds in self._learner_rounds.items() if rounds >= self.settings.promotion_rounds]
+        if not (removals or absent or ready_learners):
+            return
+
+        status = self._engine.status()
+        if status.pending_conf_change or status.transferring_to or status.conf_state != self._membership.conf_state:
+            return
+
+        if removals:
+            change = ("remove", next(iter(self._removals)))
+        elif absent:
+            change = ("add_learner", absent[0])
+        else:
+            change = ("add_voter", ready_learners[0])
+
+        try:
+            self._engine.propose_conf_change(_envelope.conf_change_context([change]), [change])
+        except Refused as refused:
+            self.counters[f"held: {refused.reason}"] += 1
+            if refused.reason == "last_voter":
+                for ticket in self._removals.pop(change[1], ()):
+                    self._answer_ticket(ticket, Reply.refused(f"node {change[1]} is the last voter: it cannot leave"))
+
+    def _count_learner_rounds(self) -> None:
+        learners = self._membership.conf_state.learners
+        if self.role is not Role.LEADER or not learners:
+            self._learner_rounds.clear()
+            return
+
+        status = self._engine.status()
+        rounds = {}
+        for peer in status.progress:
+            member = self._membership.members.get(peer.node_id)
+            if peer.node_id in learners and member is not None and member.wants_vote:
+                caught_up = peer.recent_active and peer.matched >= self._commit_at_last_tick > 0
+                rounds[peer.node_id] = self._learner_rounds.get(peer.node_id, 0) + 1 if caught_up else 0
+
+        self._learner_rounds = rounds
+        self._commit_at_last_tick = status.commit
+
+
+def _to_outcome(answer: Answer) -> Any:
+    return CommandRejected(answer.message, answer.detail) if isinstance(answer, Rejection) else answer

@@ -1,0 +1,159 @@
+"""Client sessions: why a command that was sent twice is applied once (Raft thesis §6.3).
+
+The table is part of the replicated state: it changes only by log entries, in their order, on every node alike, and
+travels in snapshots. Nothing here may depend on a clock, a setting or a node.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A Store's `CommandRejected`, as it is kept and replicated."""
+
+    message: str
+    detail: bytes
+
+
+Answer: TypeAlias = bytes | Rejection
+
+
+class Admission(enum.Enum):
+    """What is to be done with one command of the log."""
+
+    APPLY = "apply"
+    DUPLICATE = "duplicate"
+    """It was applied before: its stored answer stands."""
+    STALE = "stale"
+    """Its proposer no longer waits for it: applied before, or given up."""
+    EXPIRED = "expired"
+    """Its session is gone: the Store must not see it."""
+
+
+@dataclass(slots=True)
+class _Session:
+    node_id: int
+    nonce: bytes
+    low: int = 0
+    answers: dict[int, Answer | None] = field(default_factory=dict)
+    """Sequence → answer, None between `admit` and `complete`; holds every applied sequence ≥ `low`."""
+
+
+class Sessions:
+    """All sessions by id; a session's id is the index of the entry that opened it."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[int, _Session] = {}
+
+    def open(self, index: int, node_id: int, nonce: bytes) -> int:
+        """Open a session for a node, closing its older one; a repeated nonce gets the session it already has."""
+        for session_id, session in list(self._sessions.items()):
+            if session.node_id == node_id:
+                if session.nonce == nonce:
+                    return session_id
+
+                # A node opens a session once a start, so whoever waited for the older one's answers is dead.
+                del self._sessions[session_id]
+
+        self._sessions[index] = _Session(node_id, nonce)
+        return index
+
+    def close_node(self, node_id: int) -> None:
+        """Close the sessions of a node that left the cluster."""
+        for session_id in [key for key, session in self._sessions.items() if session.node_id == node_id]:
+            del self._sessions[session_id]
+
+    def admit(self, session_id: int, sequence: int, low: int) -> Admission:
+        """Decide on the next command of the log; for APPLY the caller must `complete` it."""
+        session = self._sessions.get(session_id)
+        if session is None:
+            return Admission.EXPIRED
+
+        answers = session.answers
+        if low > session.low:
+            passed = range(session.low, low)
+            # Whichever is shorter: `low` comes from the log and may be any number.
+            for done in passed if len(passed) <= len(answers) else [key for key in answers if key < low]:
+                answers.pop(done, None)
+
+            session.low = low
+
+        if sequence < session.low:
+            return Admission.STALE
+
+        if sequence in answers:
+            return Admission.DUPLICATE
+
+        answers[sequence] = None
+        return Admission.APPLY
+
+    def complete(self, session_id: int, sequence: int, answer: Answer) -> None:
+        """Keep the Store's answer to a command that was admitted, until its proposer no longer needs it."""
+        session = self._sessions.get(session_id)
+        if session is not None and sequence in session.answers:
+            session.answers[sequence] = answer
+
+    def answer(self, session_id: int, sequence: int) -> Answer | None:
+        """Return the kept answer, or None."""
+        session = self._sessions.get(session_id)
+        return session.answers.get(sequence) if session is not None else None
+
+    def find(self, node_id: int, nonce: bytes) -> int | None:
+        """Return the id of the session that this nonce opened, or None."""
+        for session_id, session in self._sessions.items():
+            if session.node_id == node_id and session.nonce == nonce:
+                return session_id
+
+        return None
+
+    def __contains__(self, session_id: object) -> bool:
+        return session_id in self._sessions
+
+    def __len__(self) -> int:
+        """Return how many answers are kept, over all sessions."""
+        return sum(len(session.answers) for session in self._sessions.values())
+
+    def to_plain(self) -> list[Any]:
+        """Return the table for a snapshot, in an order that is the same on every node."""
+        return [
+            [
+                session_id,
+                session.node_id,
+                session.nonce,
+                session.low,
+                [[sequence, _answer_to_plain(answer)] for sequence, answer in sorted(session.answers.items())],
+            ]
+            for session_id, session in sorted(self._sessions.items())
+        ]
+
+    @classmethod
+    def from_plain(cls, plain: Sequence[Any]) -> Sessions:
+        """Take `to_plain` back."""
+        table = cls()
+        for session_id, node_id, nonce, low, answers in plain:
+            table._sessions[session_id] = _Session(
+                node_id, nonce, low, {sequence: _answer_from_plain(answer) for sequence, answer in answers}
+            )
+
+        return table
+
+
+def _answer_to_plain(answer: Answer | None) -> Any:
+    if isinstance(answer, Rejection):
+        return [answer.message, answer.detail]
+
+    return answer
+
+
+def _answer_from_plain(plain: Any) -> Answer | None:
+    if isinstance(plain, list):
+        message, detail = plain
+        return Rejection(message, detail)
+
+    answer: bytes | None = plain
+    return answer

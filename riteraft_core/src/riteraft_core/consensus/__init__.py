@@ -1,0 +1,3 @@
+"""The built-in consensus engines."""
+
+from __future__ import annotations

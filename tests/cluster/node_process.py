@@ -1,0 +1,169 @@
+"""One node of a test cluster, as a process of its own: a Store of lists, driven by lines of JSON.
+
+Requests come on stdin, answers and the one event `ready` go to stdout, the log to stderr. When stdin ends, so does the
+process, whatever it is doing: a test run that was killed leaves no node behind. Exit codes are those of `riteraft run`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import signal
+import sys
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup
+
+from riteraft_core import CommandRejected, Config, ConfigError, Node, PluginError, RiteraftError, open_node
+
+STDIN = 0
+ORPHANED = 3
+
+
+class Lists:
+    """Lists of texts by key; and what a test needs to make trouble."""
+
+    def __init__(self, poisoned: bool) -> None:
+        self.lists: dict[str, list[str]] = {}
+        self.ballast: dict[str, int] = {}
+        self._poisoned = poisoned
+
+    def apply(self, command: bytes) -> bytes:
+        do, key, value = json.loads(command)
+        if do == "append":
+            items = self.lists.setdefault(key, [])
+            items.append(value)
+            return str(len(items)).encode()
+
+        if do == "incr":
+            counted = self.lists.setdefault(key, ["0"])
+            counted[0] = str(int(counted[0]) + 1)
+            return counted[0].encode()
+
+        if do == "ballast":  # makes the state, and so a snapshot, as large as wanted
+            self.ballast[key] = int(value)
+            return b"ok"
+
+        if do == "reject":
+            raise CommandRejected(value, key.encode())
+
+        if do == "poison" and self._poisoned:
+            raise RuntimeError("this Store was poisoned")
+
+        return b"unharmed"
+
+    def snapshot(self) -> bytes:
+        state = {"lists": self.lists, "ballast": {key: key[0] * size for key, size in self.ballast.items()}}
+        return json.dumps(state, sort_keys=True).encode()
+
+    def restore(self, snapshot: bytes) -> None:
+        state = json.loads(snapshot)
+        self.lists = state["lists"]
+        self.ballast = {key: len(text) for key, text in state["ballast"].items()}
+
+
+class Control:
+    """Answers what the test asks of this node."""
+
+    def __init__(self, store: Lists) -> None:
+        self._store = store
+        self._node: Node | None = None
+        self._serving = anyio.Event()
+
+    def serves(self, node: Node) -> None:
+        self._node = node
+        self._serving.set()
+        say({"event": "ready", "address": node.status().address, "node_id": node.status().node_id})
+
+    async def listen(self, tasks: TaskGroup) -> None:
+        pending = b""
+        while True:
+            await anyio.wait_readable(STDIN)
+            read = os.read(STDIN, 1 << 16)
+            if not read:
+                os._exit(ORPHANED)
+
+            *lines, pending = (pending + read).split(b"\n")
+            for line in lines:
+                tasks.start_soon(self._answer, json.loads(line))
+
+    async def _answer(self, request: dict[str, Any]) -> None:
+        number = request.pop("id")
+        try:
+            await self._serving.wait()
+            say({"id": number, "ok": await self._carry_out(**request)})
+        except RiteraftError as exc:
+            detail = exc.detail.decode() if isinstance(exc, CommandRejected) else ""
+            say({"id": number, "error": type(exc).__name__, "text": str(exc), "detail": detail})
+
+    async def _carry_out(self, do: str, timeout: float, **arguments: Any) -> Any:
+        node = self._node
+        assert node is not None
+        if do == "propose":
+            return (await node.propose(json.dumps(arguments["command"]).encode(), timeout=timeout)).decode()
+
+        if do == "read":
+            await node.read_barrier(timeout=timeout)
+            return self._store.lists.get(arguments["key"], [])
+
+        if do == "leave":
+            return await node.leave(timeout=timeout)
+
+        if do == "status":
+            return dataclasses.asdict(node.status())
+
+        assert do == "digest"
+        return [node.status().applied, hashlib.sha256(self._store.snapshot()).hexdigest()]
+
+
+def say(message: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+async def _tell_tasks() -> None:
+    """On SIGUSR1, log what everybody waits for."""
+    with anyio.open_signal_receiver(signal.SIGUSR1) as asked:
+        async for _ in asked:
+            for task in asyncio.all_tasks():
+                task.print_stack(file=sys.stderr)
+
+            sys.stderr.flush()
+
+
+async def main(settings: dict[str, Any], poisoned: bool) -> int:
+    store = Lists(poisoned)
+    control = Control(store)
+    code = 0
+    async with anyio.create_task_group() as listening, anyio.create_task_group() as answering:
+        listening.start_soon(control.listen, answering)
+        listening.start_soon(_tell_tasks)
+        try:
+            # What is asked is answered outside of this block: a node that ends must answer all of it by itself.
+            async with open_node(Config(**settings), store) as node:
+                control.serves(node)
+                await node.wait_stopped()
+        except (ConfigError, PluginError) as exc:
+            sys.stderr.write(f"{type(exc).__name__}: {exc}\n")
+            code = 2
+        except RiteraftError as exc:
+            sys.stderr.write(f"{type(exc).__name__}: {exc}\n")
+            code = 1
+
+        listening.cancel_scope.cancel()
+        if control._node is None:
+            answering.cancel_scope.cancel()  # asked of a node that never served
+
+    return code
+
+
+if __name__ == "__main__":
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s.%(msecs)03d %(message)s", datefmt="%H:%M:%S"
+    )
+    sys.exit(anyio.run(main, json.loads(sys.argv[1]), sys.argv[2] == "poisoned"))
