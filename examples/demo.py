@@ -479,7 +479,7 @@ class Interrupted(Exception):
     """Ctrl-C or SIGTERM."""
 
 
-async def run(folder: Path, patience: float, console: Console) -> str:
+async def run(folder: Path, options: argparse.Namespace, console: Console) -> str:
     """Return the verdict.
 
     :raises DemoFailed: see there.
@@ -487,12 +487,13 @@ async def run(folder: Path, patience: float, console: Console) -> str:
     """
     # Variables of riteraft in this shell are not meant for these nodes.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RITERAFT_")}
+    environment["RITERAFT_CONSENSUS"] = options.consensus
     ended_by: Exception | None = None
     verdict = ""
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         nodes = [Node(number, folder, session) for number in (1, 2, 3)]
-        demo = Demo(nodes, environment, console, patience)
+        demo = Demo(nodes, environment, console, options.patience)
 
         async def guarded(part: Callable[[], Any]) -> None:
             # What ends the demo is kept and raised below: a task group would wrap it.
@@ -535,11 +536,12 @@ async def interruption() -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Three nodes, two crashes, nothing lost.")
     parser.add_argument("--patience", type=float, default=60.0, metavar="SECONDS", help="how long a step may take")
-    patience = parser.parse_args().patience
-    console = Console()
+    parser.add_argument("--consensus", default="raft-rs", metavar="ENGINE", help="the nodes' consensus engine")
+    options = parser.parse_args()
+    console = Console(markup=False)  # brackets in an error are brackets
     folder = Path(tempfile.mkdtemp(prefix="riteraft-demo-"))
     try:
-        verdict = anyio.run(run, folder, patience, console)
+        verdict = anyio.run(run, folder, options, console)
     except DemoFailed as exc:
         console.print(f"FAILED: {exc}\nThe nodes' data and logs are in {folder}", highlight=False, soft_wrap=True)
         return 1

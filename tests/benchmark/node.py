@@ -130,10 +130,20 @@ def resident_bytes() -> int:
 
 async def main(settings: dict[str, Any]) -> None:
     async with open_node(Config(cluster="benchmark", **settings), KeyValueStore()) as node:
-        # A thread that waits for a line does not keep the process: stdin's end, or a signal, comes first.
-        while line := await anyio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True):
-            sys.stdout.write(json.dumps(await answer(node, json.loads(line))) + "\n")
-            sys.stdout.flush()
+        lines, to_answer = anyio.create_memory_object_stream[str](1)
+
+        async def answer_on() -> None:
+            async for line in to_answer:
+                sys.stdout.write(json.dumps(await answer(node, json.loads(line))) + "\n")
+                sys.stdout.flush()
+
+        async with anyio.create_task_group() as tasks, lines, to_answer:
+            tasks.start_soon(answer_on)
+            # In a thread that may be left behind. The end of stdin ends a load, too, which without peers never would.
+            while line := await anyio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True):
+                await lines.send(line)
+
+            tasks.cancel_scope.cancel()
 
 
 if __name__ == "__main__":
