@@ -95,6 +95,8 @@ class NodeProcess:
         self._lock = threading.Lock()
         self._calls: dict[int, Future[Any]] = {}
         self._last_call = 0
+        self._heard = False
+        """Whether somebody reads its answers."""
 
     def __repr__(self) -> str:
         return self.name
@@ -107,6 +109,7 @@ class NodeProcess:
         self._close_pipes()
         wanted = {"address": self.address, "data_dir": str(self.folder), **self.settings, **settings}
         self._ready.clear()
+        self._heard = True
         with self._log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, str(_NODE), json.dumps(wanted), "poisoned" if self.poisoned else "sound"],
@@ -213,6 +216,9 @@ class NodeProcess:
 
             assert process.stdin is not None
             with self._lock:
+                if not self._heard:  # a dying process closes its stdout first, so a write may still succeed
+                    raise BrokenPipeError
+
                 process.stdin.write(line)
                 process.stdin.flush()
         except (BrokenPipeError, ValueError):
@@ -274,6 +280,7 @@ class NodeProcess:
 
         with self._lock:
             unanswered, self._calls = self._calls, {}
+            self._heard = False
 
         for answer in unanswered.values():
             answer.set_exception(Gone(f"{self} ended before it answered"))
@@ -487,6 +494,7 @@ class Load:
                 raise
 
             operation.refused = exc.name != "OutcomeUnknown"
+            operation.doubted = not operation.refused
         except Gone:
             pass
 

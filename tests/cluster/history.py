@@ -30,6 +30,8 @@ class Operation:
     acked: bool = False
     refused: bool = False
     """It was told that it did not and will not take effect."""
+    doubted: bool = False
+    """It was told that nobody knows whether it takes effect."""
 
 
 @dataclass(slots=True)

@@ -102,6 +102,8 @@ def test_a_rolling_restart_fails_no_write_for_good(tmp_path: Path, seed: int) ->
 
         load.judge()
         assert cluster.faults["SIGTERM"] == 3
+        doubts = [operation for operation in load.history.operations if operation.doubted]
+        assert not doubts, "a node that is told to stop leaves nobody in doubt"
 
 
 def test_a_leader_that_is_stopped_hands_over(tmp_path: Path) -> None:

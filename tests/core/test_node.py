@@ -372,6 +372,29 @@ async def test_whoever_waits_is_answered_when_the_node_stops(memory: World) -> N
     assert sorted(ends) == ["NodeStopped", "NodeStopped", "OutcomeUnknown"]
 
 
+async def test_a_node_that_is_stopped_first_gives_the_answers_that_are_still_to_come(memory: World) -> None:
+    # What is in the log already is not left in doubt; what comes later is refused at once.
+    store = Gated()
+    answers: list[bytes] = []
+    async with anyio.create_task_group() as outside, open_node(memory.config(bootstrap=True), store) as node:
+
+        async def propose() -> None:
+            answers.append(await node.propose(b"1"))
+
+        async def go_on_once_it_is_stopping() -> None:
+            await until(lambda: node._winding_down)
+            with pytest.raises(NodeStopped, match="is stopping"):
+                await node.propose(b"1")
+
+            store.gate.set()
+
+        outside.start_soon(propose)
+        await until(lambda: node.status().last_index > 3)
+        outside.start_soon(go_on_once_it_is_stopping)
+
+    assert answers == [b"1"]
+
+
 async def test_an_error_of_the_block_comes_out_as_it_is(world: World) -> None:
     with pytest.raises(LookupError, match="mine"):
         async with open_node(world.config(bootstrap=True), Counter()):

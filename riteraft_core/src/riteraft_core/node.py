@@ -611,6 +611,8 @@ class Node:
             self._fail(StorageError(refusal.text))
         elif refusal.code is RefusalCode.NOT_READY:
             self._logger.debug("node %d is not ready yet: %s", peer, refusal.text)  # part of every join
+        elif refusal.code is RefusalCode.NOT_READY:
+            self._logger.debug("node %d is not ready yet: %s", peer, refusal.text)  # every join begins like this
         elif self._refusals.get(peer) is not refusal.code:
             self._refusals[peer] = refusal.code
             self._logger.warning("node %d refused this node: %s", peer, refusal.text)
