@@ -31,6 +31,7 @@ pub struct Settings {
     pub max_committed_size_per_ready: u64,
     pub pre_vote: bool,
     pub check_quorum: bool,
+    pub commit_notices: bool,
 }
 
 /// Everything that one `ready` wants done. The entries to save are in the tail, at `entries`.
@@ -138,6 +139,7 @@ impl Engine {
             max_committed_size_per_ready: settings.max_committed_size_per_ready,
             pre_vote: settings.pre_vote,
             check_quorum: settings.check_quorum,
+            skip_bcast_commit: !settings.commit_notices,
             // Leases are not raft-rs's business: its own serve stale reads (rule 8).
             read_only_option: ReadOnlyOption::Safe,
             ..Config::default()
@@ -292,6 +294,14 @@ impl Engine {
             sole_voter_waits: self.sole_voter_waits(),
             vote_saved: self.unsaved_votes.is_empty()
                 && self.vote == (self.raw.raft.term, self.raw.raft.vote),
+        }
+    }
+
+    /// By an append and not by a heartbeat: that one says no more than a follower is known to match, and the one whose
+    /// acknowledgement came last would not hear of it.
+    pub fn announce_commit(&mut self) {
+        if self.leads() {
+            self.raw.raft.bcast_append();
         }
     }
 

@@ -117,7 +117,7 @@ impl RawNode {
         *, node_id, hard_state, anchor, snapshot, entries, seed,
         election_tick = 20, heartbeat_tick = 2, max_size_per_msg = 262_144, max_inflight_msgs = 64,
         max_uncommitted_size = 67_108_864, max_committed_size_per_ready = 4_194_304,
-        pre_vote = true, check_quorum = true,
+        pre_vote = true, check_quorum = true, commit_notices = true,
     ))]
     #[allow(clippy::too_many_arguments)] // keyword-only in Python
     fn new(
@@ -135,6 +135,7 @@ impl RawNode {
         max_committed_size_per_ready: u64,
         pre_vote: bool,
         check_quorum: bool,
+        commit_notices: bool,
     ) -> PyResult<RawNode> {
         let (term, vote, commit) = hard_state;
         let settings = Settings {
@@ -148,6 +149,7 @@ impl RawNode {
             max_committed_size_per_ready,
             pre_vote,
             check_quorum,
+            commit_notices,
         };
         let anchor = Mark {
             index: anchor.0,
@@ -282,6 +284,16 @@ impl RawNode {
     /// :raises RaftRefused: `not_leader`, `is_leader`, `unknown_node`, `learner`, `installing`.
     fn transfer_leader(&self, py: Python<'_>, to: u64) -> PyResult<()> {
         self.run(py, |engine| engine.transfer_leader(to))
+    }
+
+    /// Tell the followers the commit index now; nothing but a leader's word, so nothing on any other node.
+    ///
+    /// With `commit_notices = False` they else learn it by the next append or heartbeat.
+    fn announce_commit(&self, py: Python<'_>) -> PyResult<()> {
+        self.run(py, |engine| {
+            engine.announce_commit();
+            Ok(())
+        })
     }
 
     /// Tell that messages to `peer` were lost: a leader probes it again before it sends more.

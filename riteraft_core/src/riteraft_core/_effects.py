@@ -89,5 +89,7 @@ class Effects:
     """Tokens for `LogStorage.discard_snapshot`."""
     peers: Mapping[int, str] | None = None
     """The other members' addresses, when they changed."""
+    again: bool = False
+    """Call `Replica.effects` once more in the next turn, whatever happens."""
     notes: list[str] = field(default_factory=list)
     """For the log, at INFO: a new leader, a member come or gone."""

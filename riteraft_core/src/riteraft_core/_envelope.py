@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Sequence
+from typing import Any
 
 import msgpack
 
@@ -143,11 +144,13 @@ def is_valid(kind: Kind, context_raw: bytes, data: bytes) -> bool:
             return False
 
         if kind is Kind.OPEN_SESSION:
-            node_id, nonce = read_open_session(data)
+            opened: tuple[Any, Any] = read_open_session(data)
+            node_id, nonce = opened
             return isinstance(node_id, int) and 0 < node_id < 1 << 62 and isinstance(nonce, bytes) and len(nonce) <= 64
 
         if kind is Kind.ADDRESS:
-            node_id, address = read_address(data)
+            moved: tuple[Any, Any] = read_address(data)
+            node_id, address = moved
             return (
                 isinstance(node_id, int)
                 and 0 < node_id < 1 << 62

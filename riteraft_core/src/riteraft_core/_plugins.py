@@ -23,6 +23,10 @@ USUAL_EXTRAS = ("tcp", "sqlite")
 """What a node has if its config names nothing: a cure for one names the other too, if that is missing as well."""
 
 
+CURES = {"rraft": "rraft-py has no wheel to install; riteraft's repository builds one: nox -s rraft"}
+"""What to do for an extra that pip cannot install by itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class Kind(Generic[T]):
     """One kind of plugin; `T` is the protocol that its plugins meet."""
@@ -148,7 +152,9 @@ class Plugins:
         if meant is not None and meant != name:
             text += f' Did you mean "{meant}"?'
         if meant is not None and meant not in installed:
-            text += f' Install it: pip install "riteraft-core[{",".join(self._missing_with(meant))}]"'
+            text += " " + CURES.get(
+                meant, f'Install it: pip install "riteraft-core[{",".join(self._missing_with(meant))}]"'
+            )
         if self._failures:
             broken = "; ".join(f"{origin} ({_in_short(error)})" for origin, error in self._failures)
             text += f"\nPlugins that could not be loaded: {broken}"

@@ -158,6 +158,7 @@ class Recovery:
                 anchor=recovered.anchor,
                 snapshot=recovered.snapshot,
                 entries=recovered.entries,
+                commit_notices=False,
                 timing=config.timing.engine,
                 limits=config.limits.engine,
                 logger=self.logger,

@@ -50,6 +50,9 @@ from .types import (
 )
 
 STATE_FORMAT = 1
+QUIET_TURNS = 2
+"""Turns without an append after which a leader sends a new commit index by itself: in the first the callers are
+answered, in the second they may have proposed again."""
 FOUNDING = HardState(term=1, vote=0, commit=1)
 """A founder's first hard state: with term 0 raft-rs panics on the first PreVote it rejects (rule 2)."""
 ANNOUNCE_AGAIN = 20
@@ -86,6 +89,7 @@ class _Unsaved:
     batch: LogBatch | None
     messages: Sequence[PeerMessages]
     snapshots: Sequence[tuple[int, int, bytes]]
+    committed: Sequence[CommittedEntry] = ()
 
 
 def found(identity: Identity, address: str) -> SnapshotMeta:
@@ -180,10 +184,13 @@ class Replica:
         self._learner_rounds: dict[int, int] = {}
         self._commit_at_last_tick = 0
         self._manage_due = False
+        self._turns_to_notice = 0
 
         self._messages: list[PeerMessages] = []
         self._unsaved: deque[_Unsaved] = deque()
         self._writing: Write | None = None
+        self._held_until = 0
+        """The Ready of a removal whose commit is not durable yet, or 0: nobody may hear of it before."""
         self._lazy_hard_state: HardState | None = None
         self._lazy_since = 0
         self._compaction: Compact | None = None
@@ -426,7 +433,7 @@ class Replica:
         return self._membership.admit(self.identity, hello)
 
     def transfer(self) -> int | None:
-        """Begin to hand leadership to the voter that is furthest; return its id, or None if there is none to take it."""
+        """Begin to hand leadership to the voter that is furthest; return its id, or None if there is none."""
         if self.role is not Role.LEADER or self._removed:
             return None
 
@@ -538,9 +545,10 @@ class Replica:
 
         self._keep_house()
         self._hand_over()
+        again = self._notice_commit()
         self._read_on()
         self._take_ready()
-        effects = Effects()
+        effects = Effects(again=again)
         self._next_apply(effects)
         if self._writing is None:
             effects.write = self._writing = self._next_write()
@@ -577,7 +585,9 @@ class Replica:
         if ready.role is not self.role or ready.term != self.term or ready.leader != self.leader:
             self._note_leadership(ready)
 
-        self._messages.extend(ready.messages)
+        if ready.role is Role.LEADER and ready.hard_state is not None:
+            self._turns_to_notice = QUIET_TURNS
+
         install = None
         if ready.snapshot is not None:
             if self._staged is None or ready.snapshot != (self._staged[0].index, self._staged[0].term):
@@ -588,10 +598,18 @@ class Replica:
             # What was to be applied lies within the snapshot; what is being applied still ends before the restore.
             self._committed.clear()
             self._conf_states.clear()
+            for unsaved in self._unsaved:
+                unsaved.committed = ()
 
         batch = None
-        if ready.must_sync:
-            hard_state, self._lazy_hard_state = ready.hard_state or self._lazy_hard_state, None
+        hard_state = ready.hard_state or self._lazy_hard_state
+        removal = hard_state is not None and any(
+            _envelope.read_conf_change(context, index)
+            for index, _, kind, context, _ in ready.committed
+            if kind != EntryKind.NORMAL
+        )
+        if ready.must_sync or removal:
+            self._lazy_hard_state = None
             batch = LogBatch(install, hard_state, ready.entries)
         elif ready.hard_state is not None:
             if self._lazy_hard_state is None:
@@ -599,8 +617,20 @@ class Replica:
 
             self._lazy_hard_state = ready.hard_state
 
-        self._unsaved.append(_Unsaved(ready.number, batch, ready.persisted_messages, ready.snapshots))
-        self._committed.extend(ready.committed)
+        unsaved = _Unsaved(ready.number, batch, ready.persisted_messages, ready.snapshots)
+        self._unsaved.append(unsaved)
+        if removal:
+            # Whoever hears of its removal is gone for good. Of two voters the one that stays must then not forget,
+            # in a crash, that it needs the other's vote no more.
+            self._held_until = ready.number
+
+        if self._held_until:
+            unsaved.messages = [*ready.messages, *ready.persisted_messages]
+            unsaved.committed = ready.committed
+        else:
+            self._messages.extend(ready.messages)
+            self._committed.extend(ready.committed)
+
         for index, conf_state, refused in ready.conf_states:
             self._conf_states[index] = (conf_state, refused)
 
@@ -612,11 +642,15 @@ class Replica:
             self._removed = True
 
     def _persisted(self, number: int) -> None:
-        """Report to the engine first, release second: a message of n must not leave before the engine knows (rule 14)."""
+        """Report to the engine first, release second: no message of n leaves before the engine knows (rule 14)."""
         self._engine.persisted(number)
+        if number >= self._held_until:
+            self._held_until = 0
+
         while self._unsaved and self._unsaved[0].number <= number:
             done = self._unsaved.popleft()
             self._messages.extend(done.messages)
+            self._committed.extend(done.committed)
             for to, index, message in done.snapshots:
                 stream = SendSnapshot(to, index, message)
                 self._streams.append(stream)
@@ -660,8 +694,8 @@ class Replica:
             self._round_context = None
             self._reads.fail_round()
             not_leader = self._not_leader()
-            for ticket in self._reads.take_remote():
-                self._answer_ticket(ticket, not_leader)
+            for reader in self._reads.take_remote():
+                self._answer_ticket(reader, not_leader)
 
             for waiting in (*self._joins.values(), *self._removals.values()):
                 for ticket in waiting:
@@ -792,12 +826,28 @@ class Replica:
             self._proposals.put_back(batch)
             return False
 
+        self._turns_to_notice = 0
+
         for offset, proposal in enumerate(batch, start=index + len(self._internal)):
             proposal.handed_over = True
             proposal.attempt = Anchor(offset, term)
 
         self._internal.clear()
         return True
+
+    def _notice_commit(self) -> bool:
+        """Tell the followers a new commit index once it is clear that no append is about to; say whether to wait.
+
+        Whoever was just answered often proposes again at once, and that append carries the index for nothing.
+        """
+        if not self._turns_to_notice or self._applying is not None:
+            return False
+
+        self._turns_to_notice -= 1
+        if self._turns_to_notice == 0:
+            self._engine.announce_commit()
+
+        return self._turns_to_notice > 0
 
     def _forward_own(self) -> None:
         address = self.address_of(self.leader)
@@ -828,10 +878,13 @@ class Replica:
                 return Reply.refused(f"a malformed entry of kind {kind.name.lower()}")
 
         try:
-            return Reply(Status.OK, self._engine.propose(request.entries))
+            position = self._engine.propose(request.entries)
         except Refused as refused:
             self.counters[f"held: {refused.reason}"] += 1
             return self._not_leader() if refused.reason == "not_leader" else Reply.retry(refused.reason)
+
+        self._turns_to_notice = 0
+        return Reply(Status.OK, position)
 
     def _not_leader(self) -> Reply:
         leader = self.leader if self.leader != self._me else 0
@@ -1117,7 +1170,8 @@ class Replica:
             ticket.outcome = Reply(Status.OK) if known else Reply.refused(f"there is no node {node_id}")
         elif set(conf_state.voters) == {node_id}:
             ticket.outcome = Reply.refused(
-                f"node {node_id} is the last voter of cluster {self.identity.cluster!r}: it cannot leave; stop it instead"
+                f"node {node_id} is the last voter of cluster {self.identity.cluster!r}: it cannot leave; "
+                f"stop it instead"
             )
         elif node_id == self._me:
             # A leader never removes itself (rule 11): whoever leads next does.

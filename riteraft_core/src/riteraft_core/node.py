@@ -30,6 +30,7 @@ from ._replica import Replica
 from ._requests import Join, Remove, Reply, Status, Who
 from ._snapshots import Snapshots
 from ._store import check_store, load_store
+from ._waiter import one_shots
 from .config import Config
 from .errors import (
     Busy,
@@ -79,7 +80,9 @@ class Node:
         self._parts: Parts | None = None
         self._snapshots: Snapshots | None = None
         self._tasks: TaskGroup | None = None
+        self._new_waiter = one_shots()
         self._wake = anyio.Event()
+        self._roused = False
         self._progress = anyio.Event()
         self._stop_requested = anyio.Event()
         self._stopped = False
@@ -142,11 +145,11 @@ class Node:
             self._open_for_commands()
 
         proposal = replica.propose(command)
-        self._wake.set()
+        self._rouse()
         if self._waiting_for_room and replica.has_room(0):
             self._make_room(1)  # one answer may make room for many: each one let in looks whether there is more
 
-        waiter = proposal.waiter = anyio.Event()
+        waiter = proposal.waiter = self._new_waiter()
         self._callers += 1
         try:
             if timeout is None:
@@ -250,9 +253,9 @@ class Node:
             count -= 1
 
     async def _outcome(self, ticket: Ticket) -> None:
-        self._wake.set()
+        self._rouse()
         if ticket.outcome is None:
-            waiter = ticket.waiter = anyio.Event()
+            waiter = ticket.waiter = self._new_waiter()
             await waiter.wait()
 
     async def _leave(self, parts: Parts) -> None:
@@ -267,7 +270,7 @@ class Node:
                     )
 
                 replica.transfer()
-                self._wake.set()
+                self._rouse()
             else:
                 reply = await self._ask_leader(parts, _requests.encode(Remove(node_id)))
                 if reply is not None and reply.status is Status.OK:
@@ -338,7 +341,7 @@ class Node:
         if parts.replica.is_sole_voter:
             parts.replica.campaign()  # an election like any other, but there is nobody to wait for
 
-        self._wake.set()
+        self._rouse()
 
     async def _guarded(self, task: Callable[..., Awaitable[None]], *args: Any) -> None:
         """Run one of the node's tasks: its failure ends the node, as itself and not within a group."""
@@ -393,8 +396,14 @@ class Node:
         replica = self._parts.replica
         with anyio.move_on_after(self._config.timing.election_timeout):
             while (replica.role is Role.LEADER and replica.transfer() is not None) or self._callers:
-                self._wake.set()
+                self._rouse()
                 await self._progress.wait()
+
+    def _rouse(self) -> None:
+        """Have the effects carried out in the next turn; called for each command, so once a turn must be enough."""
+        if not self._roused:
+            self._roused = True
+            self._wake.set()
 
     # --- tasks ---------------------------------------------------------------------------------------------------
 
@@ -403,6 +412,7 @@ class Node:
         while True:
             await self._wake.wait()
             self._wake = anyio.Event()
+            self._roused = False
             self._carry_out(parts, parts.replica.effects())
 
     def _carry_out(self, parts: Parts, effects: Effects) -> None:
@@ -439,6 +449,9 @@ class Node:
         for note in effects.notes:
             self._logger.info("%s", note)
 
+        if effects.again:
+            self._rouse()
+
     def _wake_callers(self, tickets: Sequence[Ticket]) -> None:
         for ticket in tickets:
             if ticket.waiter is not None:
@@ -451,7 +464,7 @@ class Node:
         async for write in writes:
             await carry_out_write(parts.storage, write)
             parts.replica.saved(write)
-            self._wake.set()
+            self._rouse()
 
     async def _work_on_store_forever(self, parts: Parts, store_work: MemoryObjectReceiveStream[StoreWork]) -> None:
         assert self._tasks is not None
@@ -470,7 +483,7 @@ class Node:
                 # Beside the next entries: the state is taken, writing it down must not hold them up.
                 self._tasks.start_soon(self._guarded, self._stage_snapshot, work, data)
 
-            self._wake.set()
+            self._rouse()
             self._note_progress()
 
     async def _tick_forever(self, replica: Replica) -> None:
@@ -488,7 +501,7 @@ class Node:
 
             replica.tick()
             due += interval
-            self._wake.set()
+            self._rouse()
             self._note_progress()
 
     async def _tell_address(self, parts: Parts) -> None:
@@ -515,17 +528,17 @@ class Node:
                 self._logger.debug("request to the leader: %s", exc)
 
         parts.replica.answered(ask, raw)
-        self._wake.set()
+        self._rouse()
 
     async def _stage_snapshot(self, meta: SnapshotMeta, data: bytes) -> None:
         assert self._snapshots is not None
         await self._snapshots.stage(meta, data)
-        self._wake.set()
+        self._rouse()
 
     async def _send_snapshot(self, stream: SendSnapshot) -> None:
         assert self._snapshots is not None
         await self._snapshots.send(stream)
-        self._wake.set()
+        self._rouse()
 
     # --- what the transport hands in (Handler) -------------------------------------------------------------------
 
@@ -553,7 +566,7 @@ class Node:
         except Exception as exc:
             self._fail(exc)
 
-        self._wake.set()
+        self._rouse()
 
     async def request(self, peer: int | None, payload: bytes) -> bytes:
         """See `Handler.request`."""
@@ -601,7 +614,7 @@ class Node:
 
             raise
 
-        self._wake.set()
+        self._rouse()
 
     def refused(self, peer: int, refusal: Refusal) -> None:
         """See `Handler.refused`: being told of its removal is the only news a removed node gets (rule 18)."""
@@ -609,8 +622,6 @@ class Node:
             self._fail(Removed(refusal.text))
         elif refusal.code is RefusalCode.DISK:
             self._fail(StorageError(refusal.text))
-        elif refusal.code is RefusalCode.NOT_READY:
-            self._logger.debug("node %d is not ready yet: %s", peer, refusal.text)  # part of every join
         elif refusal.code is RefusalCode.NOT_READY:
             self._logger.debug("node %d is not ready yet: %s", peer, refusal.text)  # every join begins like this
         elif self._refusals.get(peer) is not refusal.code:

@@ -223,6 +223,9 @@ class Consensus(Protocol):
         :raises Refused: not the leader, or `to` is unknown or a learner.
         """
 
+    def announce_commit(self) -> None:
+        """Tell the followers the commit index now, as the leader, if `commit_notices` left that open; else nothing."""
+
     def report_unreachable(self, peer: int) -> None:
         """Tell that messages to `peer` were lost."""
 
@@ -283,6 +286,9 @@ class EngineContext:
     timing: EngineTiming = EngineTiming()
     limits: EngineLimits = EngineLimits()
     logger: logging.Logger = logging.getLogger("riteraft")
+    commit_notices: bool = True
+    """Whether a leader must send a message for a new commit index alone. If not, the next append or heartbeat may
+    carry it, or `announce_commit`: under load that halves the messages."""
 
 
 @dataclass(frozen=True, slots=True)

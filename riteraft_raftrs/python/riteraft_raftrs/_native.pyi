@@ -199,12 +199,14 @@ class RawNode:
         max_committed_size_per_ready: int = 4194304,
         pre_vote: bool = True,
         check_quorum: bool = True,
+        commit_notices: bool = True,
     ) -> RawNode:
         """Start from what a disk held: (term, vote, commit), the entry before the first row, the snapshot, the rows.
 
         Everything after the snapshot is handed out anew up to the saved commit, or the snapshot's index if that is
         higher (rules 4 and 5). A joiner starts from `(1, 0, 0)`, `(0, 0)`, None and no rows. `seed`, below 2^64,
-        decides the election timeouts, `election_tick` up to twice that (rule 24).
+        decides the election timeouts, `election_tick` up to twice that (rule 24). Without `commit_notices` a leader sends
+        no message for a new commit index alone: the next append or heartbeat carries it, or `announce_commit`.
 
         :raises ValueError: raft-rs would panic at what is given, now or later; the text says what and where.
         """
@@ -273,6 +275,9 @@ class RawNode:
 
         :raises RaftRefused: `not_leader`, `is_leader`, `unknown_node`, `learner`, `installing`.
         """
+
+    def announce_commit(self) -> None:
+        """Tell the followers the commit index now, as the leader; else nothing."""
 
     def report_unreachable(self, peer: int) -> None:
         """Tell that messages to `peer` were lost: a leader probes it again before it sends more."""

@@ -75,6 +75,7 @@ class RaftRs:
                 seed=context.seed,
                 election_tick=context.timing.election_tick,
                 heartbeat_tick=context.timing.heartbeat_tick,
+            commit_notices=context.commit_notices,
                 max_size_per_msg=context.limits.max_size_per_msg,
                 max_inflight_msgs=context.limits.max_inflight_msgs,
                 max_uncommitted_size=context.limits.max_uncommitted_size,
@@ -124,6 +125,11 @@ class RaftRs:
     def transfer_leader(self, to: int) -> None:
         """See `Consensus.transfer_leader`."""
         self._node.transfer_leader(to)
+
+    @_translated
+    def announce_commit(self) -> None:
+        """See `Consensus.announce_commit`."""
+        self._node.announce_commit()
 
     @_translated
     def report_unreachable(self, peer: int) -> None:

@@ -1,0 +1,47 @@
+"""What one call sleeps on until its answer comes.
+
+One is made for each command, so it is the cheapest thing the running event loop has: `anyio.Event` looks the loop up
+at each creation and goes through three objects, which cost more than all the replica does with a command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import anyio
+
+
+class OneShot(Protocol):
+    """Set once, awaited by one task."""
+
+    def set(self) -> object:
+        """Wake the task; again, or after it was cancelled, does nothing."""
+
+    def wait(self) -> Awaitable[object]:
+        """Return what to await."""
+
+
+class _OnAsyncio:
+    __slots__ = ("_future",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._future: asyncio.Future[None] = loop.create_future()
+
+    def set(self) -> None:
+        if not self._future.done():
+            self._future.set_result(None)
+
+    def wait(self) -> Awaitable[None]:
+        return self._future
+
+
+def one_shots() -> Callable[[], OneShot]:
+    """Return what makes waiters on the event loop that runs now."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return type(anyio.Event())
+
+    return lambda: _OnAsyncio(loop)
