@@ -36,6 +36,9 @@ HERE = Path(__file__).resolve().parent
 NATIVE = HERE / "riteraft_raftrs"
 PURE = (HERE / "riteraft_core", HERE / "riteraft_transport_tcp", HERE / "riteraft_storage_sqlite")
 EXTRAS = "cli,sqlite,tcp"
+RRAFT = HERE / "riteraft_consensus_rraft"
+RRAFT_PYTHONS = ("3.12", "3.11", "3.10")
+"""The Pythons that rraft-py can be built for."""
 WHEELS = HERE / ".wheels"
 ENVIRONMENTS = HERE / ".nox"
 DIST = HERE / "dist"
@@ -90,6 +93,32 @@ def tests(session: nox.Session) -> None:
     run_tests(session, project_environment(session, "tests", TEST))
 
 
+@nox.session(python=False)
+def rraft(session: nox.Session) -> None:
+    """Build rraft-py once, then the engine suite and kills under load on it; arguments after `--` go to pytest."""
+    failures = []
+
+    for version in sorted(RRAFT_PYTHONS, key=lambda version: version != THIS_PYTHON):
+        interpreter, why_not = find_python(version)
+
+        if interpreter is not None:
+            break
+
+        failures.append(f"Python {version}: {why_not}")
+    else:
+        session.warn(
+            f"rraft-py can be built for Python {', '.join(RRAFT_PYTHONS)} only, and none of these runs here "
+            f"({'; '.join(failures)}): the default engine, raft-rs, serves"
+        )
+        return
+
+    wheel = rraft_wheel(session, version, interpreter)
+    python = project_environment(session, "rraft", TEST, version, interpreter)
+    chosen = session.posargs or ["tests/consensus", "tests/cluster/test_kills.py", "--consensus", "rraft"]
+    run(session, python, "-m", "pytest", f"--timeout={TEST_SECONDS}", *chosen)
+    session.log(f"to use it elsewhere on Python {version}: pip install {wheel} {RRAFT}, beside riteraft-core")
+
+
 @nox.session(name="tests-all", python=False)
 def tests_all(session: nox.Session) -> None:
     """The whole test suite on every Python from 3.10 to 3.14 that runs here, one after another."""
@@ -131,8 +160,15 @@ def tests_all(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Mypy in strict mode over the packages, the tests, the examples and this file."""
     python = project_environment(session, "types", [*TEST, *TYPES])
-    sources = [package / "src" for package in PURE]
-    checked = [*sources, NATIVE / "python", HERE / "tests", HERE / "examples", HERE / "noxfile.py"]
+    sources = [package / "src" for package in (*PURE, RRAFT)]
+    checked = [
+        *sources,
+        RRAFT / "build_wheel.py",
+        NATIVE / "python",
+        HERE / "tests",
+        HERE / "examples",
+        HERE / "noxfile.py",
+    ]
     run(
         session,
         python,
@@ -194,7 +230,7 @@ def build(session: nox.Session) -> None:
     shutil.copy(wheel, DIST)
     run_maturin(session, "sdist", "--manifest-path", NATIVE / "Cargo.toml", "--out", DIST)
 
-    for package in PURE:
+    for package in (*PURE, RRAFT):
         run(session, python, "-m", "build", "--outdir", DIST, package)
 
     distributions = sorted(DIST.glob("riteraft*"))
@@ -202,7 +238,8 @@ def build(session: nox.Session) -> None:
 
     # All wheels in one command: pip would look for those it was not given in the package index.
     core = next(DIST.glob("riteraft_core-*.whl"))
-    others = [str(path) for path in DIST.glob("*.whl") if path != core]
+    # Without the one whose dependency has no wheel: `nox -s rraft` builds that one.
+    others = [str(path) for path in DIST.glob("*.whl") if path != core and not path.name.startswith(RRAFT.name)]
     requirements = [f"riteraft-core[{EXTRAS}] @ {core.as_uri()}", *others]
 
     with tempfile.TemporaryDirectory(prefix="riteraft-build-") as scratch:
@@ -291,12 +328,21 @@ def project_environment(
     for package in PURE[1:]:
         project += ["-e", str(package)]
 
+    # Once `nox -s rraft` has built it, every session of that Python has the engine `rraft` too.
+    project += [part for wheel in built_rraft_wheels(version) for part in ("-e", str(RRAFT), str(wheel))]
+
     return environment(session, name, [*project, *requirements], version, interpreter)
 
 
 def build_tools(session: nox.Session) -> Path:
     """Return the Python of an environment with what the native module's build asks for: maturin and protoc."""
-    return environment(session, "native", nox.project.load_toml(NATIVE / "pyproject.toml")["build-system"]["requires"])
+    return environment(session, "native", native_requirements())
+
+
+def native_requirements() -> list[str]:
+    """Return what a build with maturin and protoc needs."""
+    requirements: list[str] = nox.project.load_toml(NATIVE / "pyproject.toml")["build-system"]["requires"]
+    return requirements
 
 
 def environment(
@@ -433,6 +479,40 @@ def build_native_wheel(session: nox.Session, folder: Path) -> None:
 
     for old in kept[WHEELS_KEPT:]:
         shutil.rmtree(old)
+
+
+def built_rraft_wheels(version: str) -> list[Path]:
+    """Return the wheel of rraft-py for this Python, if there is one: no more than one."""
+    return sorted((WHEELS / "rraft" / rraft_key(version)).glob("*.whl"))
+
+
+def rraft_key(version: str) -> str:
+    """Return a hash of all that decides what the build of rraft-py gives."""
+    sources = [RRAFT / "build_wheel.py", *(RRAFT / "raft_shim" / name for name in ("Cargo.toml", "src/lib.rs"))]
+    return f"py{version}-{short_hash(sys.platform, platform.machine(), *[path.read_bytes() for path in sources])}"
+
+
+def rraft_wheel(session: nox.Session, version: str, interpreter: str) -> Path:
+    """Return the wheel of rraft-py for this Python, building it if it is not there yet."""
+    home = WHEELS / "rraft"
+    folder = home / rraft_key(version)
+
+    with lock(session, home / "lock"):
+        if not built_rraft_wheels(version):
+            require_rust(session)
+            session.log("building rraft-py once; some minutes the first time")
+            tools = environment(session, "rraft-wheel", native_requirements(), version, interpreter)
+
+            for leftover in home.glob("building-*"):  # of a build that was killed; we hold the lock
+                shutil.rmtree(leftover)
+
+            building = Path(tempfile.mkdtemp(prefix="building-", dir=home))
+            run(session, tools, RRAFT / "build_wheel.py", building / "out", building, home / "target")
+            (building / "out").rename(folder)
+            shutil.rmtree(building)
+
+    (wheel,) = built_rraft_wheels(version)
+    return wheel
 
 
 def require_rust(session: nox.Session) -> None:

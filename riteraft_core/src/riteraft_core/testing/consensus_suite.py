@@ -291,6 +291,7 @@ def _calls(node: Consensus) -> list[Callable[[], object]]:
         lambda: node.propose_conf_change(b"", [("remove", 2)]),
         lambda: node.read_index(b"x"),
         lambda: node.transfer_leader(2),
+        node.announce_commit,
         lambda: node.report_unreachable(2),
         lambda: node.report_snapshot(2, True),
         node.ready,
@@ -490,6 +491,31 @@ class ConsensusSuite:
         assert node.status().commit == 1
         acknowledge(node, 3, peers=[2])
         assert [entry[0] for ready in drain(node) for entry in ready.committed] == [2, 3]
+
+    def test_paper_5_3_followers_are_told_of_a_new_commit(self, lab: Lab) -> None:
+        """By a message of its own."""
+        node = lab.leader()
+        node.propose([(b"", b"x")])
+        drain(node)
+        acknowledge(node, 3, peers=[2])
+        assert {(m.to, m.commit) for m in sent(drain(node))} == {(2, 3), (3, 3)}
+
+    def test_paper_5_3_without_notices_a_commit_waits_to_be_announced(self, open_engine: OpenEngine) -> None:
+        """Or for the next append: under load that halves the messages."""
+        node = Lab(lambda context: open_engine(replace(context, commit_notices=False))).leader()
+        node.propose([(b"", b"x")])
+        drain(node)
+        acknowledge(node, 3, peers=[2])
+        assert sent(drain(node)) == []
+        node.announce_commit()
+        # Node 3 too, though its acknowledgement is still on its way.
+        assert {(m.kind, m.to, m.commit) for m in sent(drain(node))} == {(Kind.APPEND, 2, 3), (Kind.APPEND, 3, 3)}
+
+    def test_paper_5_3_only_a_leader_announces_a_commit(self, lab: Lab) -> None:
+        """Nothing happens on another node."""
+        node = lab.committed_follower()
+        node.announce_commit()
+        assert drain(node) == []
 
     def test_messages_go_to_each_peer_in_order(self, lab: Lab) -> None:
         """A transport that keeps their order keeps raft's."""
@@ -770,7 +796,7 @@ class ConsensusSuite:
         snapshot = SnapshotMeta(1, 1, GOOD)
         for timing in (EngineTiming(2, 2), EngineTiming(20, 0)):
             with pytest.raises(ConsensusError):
-                open_engine(EngineContext(1, 7, HardState(1, 0, 1), Anchor(1, 1), snapshot, (), timing))
+                open_engine(EngineContext(1, 7, HardState(1, 0, 1), Anchor(1, 1), snapshot, (), timing=timing))
 
     def test_a_node_id_that_no_node_has_is_refused(self, lab: Lab) -> None:
         """Ids begin at 1."""

@@ -103,9 +103,9 @@ class Lab:
             )
         )
 
-    def founded(self, node_id: int, voters: Iterable[int], learners: Iterable[int] = (), **limits: int) -> Consensus:
+    def founded(self, node_id: int, voters: Iterable[int], learners: Iterable[int] = ()) -> Consensus:
         """Open an engine on a founder's disk."""
-        return self.open(EngineDisk.founded(voters, learners), node_id, **limits)
+        return self.open(EngineDisk.founded(voters, learners), node_id)
 
     def cluster(self, size: int = 3, **settings: Any) -> EngineCluster:
         """Open a cluster; see `EngineCluster`."""
@@ -113,7 +113,7 @@ class Lab:
 
     def follower(self, last: int = 5, *, committed: int = 1, **limits: int) -> Consensus:
         """Open node 2 of three at term 2, led by 1, with durable entries up to `last`."""
-        node = self.founded(2, [1, 2, 3], **limits)
+        node = self.open(EngineDisk.founded([1, 2, 3]), 2, **limits)
         terms = [2] * (last - 1)
         assert give(node, append(2, 1, 2, index=1, log_term=1, commit=committed, terms=terms)) == []
         drain(node)
@@ -142,7 +142,7 @@ class Lab:
 
     def leader(self, **limits: int) -> Consensus:
         """Open node 1 of three, leader of term 2, its first entry (index 2) committed and handed out."""
-        node = self.founded(1, [1, 2, 3], **limits)
+        node = self.open(EngineDisk.founded([1, 2, 3]), 1, **limits)
         node.campaign()
         drain(node)
         assert give(node, Message(Kind.PRE_VOTE_RESPONSE, 1, 2, 2)) == []
@@ -202,7 +202,7 @@ class EngineCluster:
         """Start a node on what its disk holds."""
         self.nodes[node_id] = self._lab.open(self.disks[node_id], node_id, self._seed, **self._limits)
         for kept in (self.applied, self.confs, self.read_states):
-            kept.setdefault(node_id, [])  # type: ignore[attr-defined]
+            kept.setdefault(node_id, [])
 
     def elect(self, node_id: int) -> None:
         """Let a node win an election."""

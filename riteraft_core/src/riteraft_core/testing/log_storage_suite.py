@@ -689,7 +689,7 @@ class LogStorageSuite:
     @pytest.mark.parametrize("seed", range(5))
     async def test_random_histories_match_the_model(self, open_log: OpenLog, seed: int) -> None:
         """Saves, installs, compactions and restarts in any order leave what `MemoryDisk` says they leave."""
-        dice = random.Random(seed)  # noqa: S311 - it decides a test, not a secret
+        dice = random.Random(seed)
         model = MemoryDisk()
         model.create(IDENTITY)
         async with open_log() as log:
