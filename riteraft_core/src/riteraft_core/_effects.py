@@ -59,7 +59,7 @@ class Ask:
     """How many entries of our own stand before the proposals."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # each is itself: raft may ask for the same one again
 class SendSnapshot:
     """Stream the live snapshot to a peer beside the message, then call `Replica.snapshot_sent`."""
 

@@ -176,6 +176,7 @@ class Recovery:
                 max_bytes_in_flight=config.limits.max_bytes_in_flight,
                 snapshot_entries=config.snapshot.entries,
                 tail_entries=config.snapshot.tail,
+                max_pinned_bytes=config.limits.max_pinned_bytes,
                 retry_ticks=config.timing.engine.election_tick,
             ),
         )

@@ -73,6 +73,8 @@ class ReplicaSettings:
     """A snapshot is made after so many entries or bytes since the last, whichever comes first."""
     tail_entries: int = 5_000
     """Entries kept behind a snapshot, so that a follower a little behind is not sent the whole state."""
+    max_pinned_bytes: int = 1024 * 1024 * 1024
+    """Log that may stay only because a snapshot from before it is being sent; beyond it the peer needs another."""
     retry_ticks: int = 20
     """An unanswered entry of our own (a session, an address) is asked for again after this; an election timeout."""
     lazy_commit_ticks: int = 20
@@ -200,13 +202,15 @@ class Replica:
         self._conf_states: dict[int, tuple[ConfState, str | None]] = {}
         self._applying: Apply | None = None
         self._applied_bytes = 0
+        self._bytes_at_snapshot = 0
         self._snapshot_wanted = False
         self._snapshotting = False
         self._store_busy = False
         self._staged: tuple[SnapshotMeta, str] | None = None
         self._restoring: SnapshotMeta | None = None
         self._restore_due = False
-        self._streams: list[SendSnapshot] = []
+        self._streams: dict[SendSnapshot, int] = {}
+        """Snapshots on their way, and how many bytes had been applied when each began."""
         self._streams_due: list[SendSnapshot] = []
 
         self._answered: list[Ticket] = []
@@ -387,15 +391,17 @@ class Replica:
 
     def snapshot_staged(self, meta: SnapshotMeta, token: str) -> None:
         """Take the token of our own snapshot: it becomes the live one and the log behind it is cut."""
-        index = max(0, meta.index - self.settings.tail_entries)
-        if self._streams:
-            index = min(index, *(stream.index for stream in self._streams))
-
+        pinned = [
+            stream.index
+            for stream, bytes_before in self._streams.items()
+            if self._applied_bytes - bytes_before <= self.settings.max_pinned_bytes
+        ]
+        index = max(0, min(meta.index - self.settings.tail_entries, *pinned, meta.index))
         self._compaction = Compact(token, index, meta)
 
     def snapshot_sent(self, stream: SendSnapshot, ok: bool) -> None:
         """Note how a `SendSnapshot` ended."""
-        self._streams.remove(stream)
+        del self._streams[stream]
         if not self._removed:
             self._engine.report_snapshot(stream.to, ok)
 
@@ -424,7 +430,7 @@ class Replica:
         self._restoring = None
         self._membership, self._sessions = _decode_state(meta)
         self._peers_changed = True
-        self.applied, self._applied_term, self._applied_bytes = meta.index, meta.term, 0
+        self.applied, self._applied_term, self._bytes_at_snapshot = meta.index, meta.term, self._applied_bytes
         self._review_after_restore()
         self._release_readers()
 
@@ -653,7 +659,7 @@ class Replica:
             self._committed.extend(done.committed)
             for to, index, message in done.snapshots:
                 stream = SendSnapshot(to, index, message)
-                self._streams.append(stream)
+                self._streams[stream] = self._applied_bytes
                 self._streams_due.append(stream)
 
     def _next_write(self) -> Write | None:
@@ -967,7 +973,7 @@ class Replica:
         if self._wants_snapshot():
             self._snapshotting = self._store_busy = True
             self._snapshot_wanted = False
-            self._applied_bytes = 0
+            self._bytes_at_snapshot = self._applied_bytes
             effects.snapshot = SnapshotMeta(
                 self.applied,
                 self._applied_term,
@@ -1129,7 +1135,7 @@ class Replica:
         return (
             self._snapshot_wanted
             or self.applied - self._snapshot_index >= self.settings.snapshot_entries
-            or self._applied_bytes >= self.settings.snapshot_bytes
+            or self._applied_bytes - self._bytes_at_snapshot >= self.settings.snapshot_bytes
         )
 
     def _wants_snapshot_after(self, index: int) -> bool:

@@ -76,9 +76,9 @@ class Sessions:
 
         answers = session.answers
         if low > session.low:
-            passed = range(session.low, low)
             # Whichever is shorter: `low` comes from the log and may be any number.
-            for done in passed if len(passed) <= len(answers) else [key for key in answers if key < low]:
+            few = low - session.low <= len(answers)
+            for done in range(session.low, low) if few else [key for key in answers if key < low]:
                 answers.pop(done, None)
 
             session.low = low

@@ -101,7 +101,7 @@ class Limits(_Table):
     max_bytes_in_flight: int = Field(default=64 * MIB, ge=1)
     """Bytes of those commands, and of what a leader has not committed yet."""
     max_pinned_bytes: int = Field(default=1024 * MIB, ge=1)
-    """Log and snapshots kept only because a snapshot is being sent; above it the sending is given up."""
+    """Log kept only because a snapshot from before it is being sent; above it the peer will need another one."""
 
     @model_validator(mode="after")
     def _one_command_fits(self) -> Limits:
