@@ -91,7 +91,9 @@ class _Unsaved:
     batch: LogBatch | None
     messages: Sequence[PeerMessages]
     snapshots: Sequence[tuple[int, int, bytes]]
-    committed: Sequence[CommittedEntry] = ()
+    held_messages: Sequence[PeerMessages] = ()
+    held_entries: Sequence[CommittedEntry] = ()
+    """What need not wait for this `Ready` itself, but for that of a removal before it."""
 
 
 def found(identity: Identity, address: str) -> SnapshotMeta:
@@ -422,8 +424,11 @@ class Replica:
             self._discards.append(token)
 
     def needs_snapshot(self, meta: SnapshotMeta) -> bool:
-        """Say whether a snapshot that a peer offers could be of use."""
-        return not self._removed and self._restoring is None and meta.index > self._engine.status().commit
+        """Say whether a snapshot that a peer offers could be of use.
+
+        Also one that was installed already: if its sender does not know, only raft's answer to it lets it go on.
+        """
+        return not self._removed and self._restoring is None and meta.index >= self._engine.status().commit
 
     def restored(self, meta: SnapshotMeta) -> None:
         """Note that `Store.restore` took the live snapshot."""
@@ -604,8 +609,8 @@ class Replica:
             # What was to be applied lies within the snapshot; what is being applied still ends before the restore.
             self._committed.clear()
             self._conf_states.clear()
-            for unsaved in self._unsaved:
-                unsaved.committed = ()
+            for earlier in self._unsaved:
+                earlier.held_entries = ()
 
         batch = None
         hard_state = ready.hard_state or self._lazy_hard_state
@@ -631,8 +636,7 @@ class Replica:
             self._held_until = ready.number
 
         if self._held_until:
-            unsaved.messages = [*ready.messages, *ready.persisted_messages]
-            unsaved.committed = ready.committed
+            unsaved.held_messages, unsaved.held_entries = ready.messages, ready.committed
         else:
             self._messages.extend(ready.messages)
             self._committed.extend(ready.committed)
@@ -650,17 +654,24 @@ class Replica:
     def _persisted(self, number: int) -> None:
         """Report to the engine first, release second: no message of n leaves before the engine knows (rule 14)."""
         self._engine.persisted(number)
-        if number >= self._held_until:
-            self._held_until = 0
-
         while self._unsaved and self._unsaved[0].number <= number:
             done = self._unsaved.popleft()
+            self._release(done)
             self._messages.extend(done.messages)
-            self._committed.extend(done.committed)
             for to, index, message in done.snapshots:
                 stream = SendSnapshot(to, index, message)
                 self._streams[stream] = self._applied_bytes
                 self._streams_due.append(stream)
+
+        if self._held_until and number >= self._held_until:
+            self._held_until = 0
+            for later in self._unsaved:
+                self._release(later)
+
+    def _release(self, unsaved: _Unsaved) -> None:
+        self._messages.extend(unsaved.held_messages)
+        self._committed.extend(unsaved.held_entries)
+        unsaved.held_messages = unsaved.held_entries = ()
 
     def _next_write(self) -> Write | None:
         if self._compaction is not None:

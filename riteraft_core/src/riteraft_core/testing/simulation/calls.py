@@ -15,6 +15,13 @@ class Write:
         self.node = node
         self.command = command
         self.outcome: Answer | RiteraftError | None = None
+        self.lost = False
+        """Its program died with the node before there was an outcome."""
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, in whatever way."""
+        return self.lost or self.outcome is not None
 
     @property
     def acknowledged(self) -> bool:
@@ -30,6 +37,13 @@ class Read:
         self.floor = floor
         self.seen: int | None = None
         self.failed = False
+        self.lost = False
+        """Its program died with the node before it was answered."""
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, in whatever way."""
+        return self.lost or self.failed or self.answered
 
     @property
     def answered(self) -> bool:

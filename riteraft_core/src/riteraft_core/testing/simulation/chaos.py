@@ -76,6 +76,7 @@ class _Schedule:
             (self._restart, 6),
             (self._pause, 3),
             (self._slow_disk, 2),
+            (self._slow_store, 2),
             (self._transfer, 2),
             (self._add, 2),
             (self._leave, 1),
@@ -103,7 +104,7 @@ class _Schedule:
             return
 
         number = self._random.choice(serving)
-        timeout = self._random.choice((0.05, 0.5, 2.0, 10.0))
+        timeout = self._random.choice((0.05, 0.5, 2.0, 10.0, None))
         if self._random.random() < 0.3:
             self._net.read(number, timeout)
         else:
@@ -195,6 +196,12 @@ class _Schedule:
         if number is not None:
             self._net[number].slow_disk = self._random.choice((0.0, 0.05, 0.5, 2.0))
             self._net.note(f"disk of {number}: {self._net[number].slow_disk}")
+
+    def _slow_store(self) -> None:
+        number = self._pick()
+        if number is not None:
+            self._net[number].slow_store = self._random.choice((0.0, 0.05, 0.5, 3.0))
+            self._net.note(f"Store of {number}: {self._net[number].slow_store}")
 
     def _transfer(self) -> None:
         self._net.note(f"transfer to {self._net.transfer()}")

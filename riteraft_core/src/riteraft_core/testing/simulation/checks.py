@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..._membership import FOUNDER_ID
 from ..._sessions import Answer
-from ...types import CommittedEntry, HardState, LogBatch
+from ...types import CommittedEntry, ConfState, HardState, LogBatch, SnapshotMeta
 from .disk import SimulatedDisk
 from .raft_message import MessageKind, read_message
 from .store import expected_answer
@@ -31,17 +32,19 @@ class Checks:
         self._never: set[bytes] = set()
         self._leaders: dict[int, int] = {}
         self._committed: dict[int, CommittedEntry] = {}
+        self._conf_states = {0: ConfState(), 1: ConfState((FOUNDER_ID,))}
+        self._snapshots: dict[int, SnapshotMeta] = {}
         self._rows: dict[tuple[int, int], tuple[int, bytes]] = {}
 
     # --- raft --------------------------------------------------------------------------------------------------
 
     def leads(self, node: int, term: int) -> None:
-        """There is at most one leader a term."""
+        """Check that there is at most one leader a term."""
         if self._leaders.setdefault(term, node) != node:
             raise Violation(f"nodes {self._leaders[term]} and {node} both lead in term {term}")
 
     def commits(self, node: int, disk: SimulatedDisk, entries: Sequence[CommittedEntry]) -> None:
-        """A committed entry is the same on every node, for ever, and on this node's own disk before it is applied."""
+        """Check that committed entries are the same everywhere, for ever, and on this disk before they are applied."""
         for entry in entries:
             index, term = entry[:2]
             if self._committed.setdefault(index, entry) != entry:
@@ -50,8 +53,22 @@ class Checks:
             if disk.first < index and disk.term_at(index) != term:
                 raise Violation(f"node {node} is to apply entry {index} of term {term}, which is not on its disk")
 
+    def changes(self, node: int, index: int, conf_state: ConfState) -> None:
+        """Check that a conf change has the same outcome on every node."""
+        if self._conf_states.setdefault(index, conf_state) != conf_state:
+            raise Violation(f"the conf change at {index} made {self._conf_states[index]}, on node {node} {conf_state}")
+
+    def snapshots(self, node: int, meta: SnapshotMeta) -> None:
+        """Check that a snapshot holds the members of its index, and is the same whoever makes it."""
+        conf_state = self._conf_states[max(index for index in self._conf_states if index <= meta.index)]
+        if meta.conf_state != conf_state:
+            raise Violation(f"snapshot {meta.index} of node {node} has {meta.conf_state}, not {conf_state}")
+
+        if self._snapshots.setdefault(meta.index, meta) != meta:
+            raise Violation(f"snapshot {meta.index} of node {node} has other members or sessions than another node's")
+
     def saves(self, node: int, disk: SimulatedDisk, before: HardState, batch: LogBatch) -> None:
-        """Term, vote and commit never go back; two logs that agree on one entry agree on all before it."""
+        """Check that term, vote and commit never go back, and logs that agree on an entry agree on all before it."""
         after = disk.hard_state
         if after.term < before.term or after.commit < before.commit:
             raise Violation(f"node {node} went back from {before} to {after}")
@@ -68,7 +85,7 @@ class Checks:
                 raise Violation(f"entry {index} of term {term} is not the same, or does not follow the same, on {node}")
 
     def replaces(self, node: int, disk: SimulatedDisk, batch: LogBatch) -> None:
-        """A save never takes a committed entry away; to be told before it is carried out."""
+        """Check, before a save is carried out, that it takes no committed entry away."""
         if batch.install is not None or not batch.entries:
             return
 
@@ -79,7 +96,7 @@ class Checks:
                 raise Violation(f"node {node} is to lose the committed entry {index} of term {term}")
 
     def leaves(self, node: int, disk: SimulatedDisk, raw: bytes) -> None:
-        """What a message says of its sender's disk is true by the time it leaves (consensus rule 1)."""
+        """Check that what a message says of its sender's disk is true by the time it leaves (consensus rule 1)."""
         message = read_message(raw)
         kind, durable = message.kind, disk.hard_state
         if message.sender != node:
@@ -102,7 +119,7 @@ class Checks:
             raise Violation(f"{message} left node {node}, whose log on disk ends at {disk.last}")
 
     def stands(self, node: int, disk: SimulatedDisk, applied: int, commit: int, last: int) -> None:
-        """Purged ≤ snapshot ≤ applied ≤ committed ≤ last."""
+        """Check that purged ≤ snapshot ≤ applied ≤ committed ≤ last."""
         places = (disk.first, disk.snapshot_index, applied, commit, last)
         if list(places) != sorted(places):
             raise Violation(f"node {node}: purged, snapshot, applied, committed, last are {places}")
@@ -110,7 +127,7 @@ class Checks:
     # --- the Store ---------------------------------------------------------------------------------------------
 
     def applies(self, node: int, place: int, command: bytes) -> None:
-        """Every Store is given the same commands in the same order, none of them twice."""
+        """Check that every Store is given the same commands in the same order, none of them twice."""
         if place == len(self.order):
             if command in self.places:
                 raise Violation(f"{command!r} is applied by node {node} at {place}, and was at {self.places[command]}")
@@ -124,14 +141,14 @@ class Checks:
             raise Violation(f"node {node} applies {command!r} at {place}; others had {self.order[place : place + 1]}")
 
     def holds(self, node: int, history: Sequence[bytes]) -> None:
-        """A restored Store has what the others have."""
+        """Check that a restored Store has what the others have."""
         if list(history) != self.order[: len(history)]:
             raise Violation(f"node {node} restored a history that never was")
 
     # --- clients -----------------------------------------------------------------------------------------------
 
     def acknowledges(self, command: bytes, answer: Answer) -> None:
-        """What a proposer is told is what the Stores answered."""
+        """Check that what a proposer is told is what the Stores answered."""
         place = self.places.get(command)
         if place is None:
             raise Violation(f"{command!r} was acknowledged and never applied")
@@ -143,14 +160,14 @@ class Checks:
         self.visible = max(self.visible, place + 1)
 
     def disowns(self, command: bytes) -> None:
-        """A proposer is told NotApplied: that is a promise."""
+        """Check a promise: a proposer is told NotApplied."""
         if command in self.places:
             raise Violation(f"{command!r} was applied at {self.places[command]}, its proposer was told NotApplied")
 
         self._never.add(command)
 
     def reads(self, node: int, floor: int, seen: int) -> None:
-        """A read sees at least what anybody had seen when it began (linearizability)."""
+        """Check that a read sees at least what anybody had seen when it began (linearizability)."""
         if seen < floor:
             raise Violation(f"a stale read on node {node}: it saw {seen} commands, {floor} were seen before it began")
 

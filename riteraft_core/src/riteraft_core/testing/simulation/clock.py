@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class VirtualClock:
-    """A queue of actions by the second at which they are due; of two at the same time the one put in first goes first."""
+    """A queue of actions by the second at which they are due; of two at the same time the first put in goes first."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -63,6 +63,8 @@ class WatchedEngine(RaftRs):
                 node.net.checks.leads(node.node_id, ready.term)
 
             node.net.checks.commits(node.node_id, node.disk, ready.committed)
+            for index, conf_state, _ in ready.conf_states:
+                node.net.checks.changes(node.node_id, index, conf_state)
 
         return ready
 
@@ -83,10 +85,13 @@ class SimulatedNode:
         self.paused = False
         self.slow_disk = 0.0
         """Seconds that each write takes on top."""
-        self.on_removal: Callable[[], None] | None = None
+        self.slow_store = 0.0
+        """The same for a batch of commands in the Store."""
         self._life = 0
         self._held: list[Callable[[], None]] = []
-        self._peers: dict[int, str] = {}
+        self._waiting: list[WriteCall | Read] = []
+        self.peers: dict[int, str] = {}
+        """The map its transport was given."""
         self._drive_due = False
         self._receiving = False
         self._sending: set[int] = set()
@@ -130,7 +135,8 @@ class SimulatedNode:
 
     def start(self, *, founder: bool = False) -> None:
         """Start the process; it restarts, founds or joins as its folder says."""
-        assert not self.running and not self.disk.left
+        assert not self.running
+        assert not self.disk.left, "its folder may not be used again"
         self.running = True
         self._life += 1
         recovered = self.disk.load()
@@ -174,12 +180,17 @@ class SimulatedNode:
         for action in held:
             action()
 
-    def later(self, seconds: float, action: Callable[[], None], *, wake: bool = True) -> None:
-        """Do something within this process, unless it dies before; then see what the replica wants done."""
-        life = self._life
+    @property
+    def life(self) -> int:
+        """Which life of the process this is: what was meant for one must not reach the next."""
+        return self._life
+
+    def later(self, seconds: float, action: Callable[[], None], *, life: int | None = None, wake: bool = True) -> None:
+        """Do something within this life of the process, or a given one; then see what the replica wants done."""
+        meant = self._life if life is None else life
 
         def run() -> None:
-            if self._life != life or not self.running:
+            if self._life != meant or not self.running:
                 return
 
             if self.paused:
@@ -193,6 +204,10 @@ class SimulatedNode:
     def _end(self) -> None:
         self.running = self.paused = False
         self._life += 1
+        for call in self._waiting:
+            call.lost = not call.over
+
+        self._waiting.clear()
         self.replica = None
         self._held.clear()
         self._sending.clear()
@@ -209,7 +224,6 @@ class SimulatedNode:
 
     def _removed(self, why: str) -> None:
         self.net.note(f"{self} is out: {why}")
-        self.net.checks_removal(self)
         if self.replica is not None:
             self._wake_callers(self.replica.stop())
 
@@ -261,7 +275,7 @@ class SimulatedNode:
                 replica.snapshot_staged(effects.snapshot, self.disk.stage(effects.snapshot, data))
 
         self.replica = replica
-        self._peers = replica.peers()
+        self.peers = replica.peers()
         self.later(self.net.random.uniform(0, self.net.tick), self._tick)
         if replica.is_sole_voter:
             replica.campaign()
@@ -295,14 +309,15 @@ class SimulatedNode:
 
     # --- what the program does -----------------------------------------------------------------------------------
 
-    def propose(self, call: WriteCall, timeout: float) -> None:
-        """Propose a command and give up after a while."""
+    def propose(self, call: WriteCall, timeout: float | None) -> None:
+        """Propose a command and give up after a while, or never."""
         replica = self._replica()
         if not replica.has_room(len(call.command)):
             call.outcome = NotApplied("no room")
             self.net.checks.disowns(call.command)
             return
 
+        self._waiting.append(call)
         proposal = replica.propose(call.command)
         self._wake()
         proposal.waiter = WakeUp(lambda: self._end_write(call, proposal))
@@ -312,7 +327,8 @@ class SimulatedNode:
                 proposal.outcome = self._replica().abandon(proposal)
                 self._end_write(call, proposal)
 
-        self.later(timeout, give_up)
+        if timeout is not None:
+            self.later(timeout, give_up)
 
     def _end_write(self, call: WriteCall, proposal: Proposal) -> None:
         outcome = proposal.outcome
@@ -328,9 +344,10 @@ class SimulatedNode:
         elif not isinstance(outcome, RiteraftError):
             self.net.checks.acknowledges(call.command, outcome)
 
-    def read(self, call: Read, timeout: float) -> None:
-        """Pass a read barrier, then read the Store."""
+    def read(self, call: Read, timeout: float | None) -> None:
+        """Pass a read barrier, then read the Store; give up after a while, or never."""
         replica = self._replica()
+        self._waiting.append(call)
         ticket = replica.read()
         self._wake()
 
@@ -348,7 +365,8 @@ class SimulatedNode:
                 call.failed = True
 
         ticket.waiter = WakeUp(end)
-        self.later(timeout, give_up)
+        if timeout is not None:
+            self.later(timeout, give_up)
 
     def leave(self) -> None:
         """Do what `Node.leave` does: hand over if we lead, else ask the leader, until it is done."""
@@ -409,13 +427,13 @@ class SimulatedNode:
     def _carry_out(self, effects: Effects) -> None:
         net = self.net
         if effects.peers is not None:
-            self._peers = dict(effects.peers)
+            self.peers = dict(effects.peers)
 
         for peer, messages in effects.messages:
             for raw in messages:
                 net.checks.leaves(self.node_id, self.disk, raw)
 
-            net.send(self, self._peers.get(peer), peer, messages)
+            net.send(self, self.peers.get(peer), peer, messages)
 
         if effects.write is not None:
             self._begin_write(effects.write)
@@ -472,7 +490,7 @@ class SimulatedNode:
         replica = self._replica()
         random = self.net.random
         seconds = 0.0 if random.random() < 0.8 else random.uniform(0, 0.1)
-        self.later(seconds, lambda: replica.applied_batch(work, self._apply(work)))
+        self.later(seconds + self.slow_store, lambda: replica.applied_batch(work, self._apply(work)))
 
     def _apply(self, work: Apply) -> list[bytes | Rejection]:
         answers = []
@@ -491,6 +509,7 @@ class SimulatedNode:
 
     def _begin_snapshot(self, meta: SnapshotMeta) -> None:
         replica = self._replica()
+        self.net.checks.snapshots(self.number, meta)
 
         def take() -> None:
             data = self.store.snapshot()
@@ -501,7 +520,7 @@ class SimulatedNode:
             token = self.disk.stage(meta, data)
             self.later(0.0, lambda: replica.snapshot_staged(meta, token))
 
-        self.later(0.0, take)
+        self.later(self.net.random.choice((0.0, 0.05)), take)
 
     def _ask(self, ask: Ask) -> None:
         replica = self._replica()
@@ -520,7 +539,7 @@ class SimulatedNode:
             self._sending.discard(stream.to)
             replica.snapshot_sent(stream, ok)
 
-        self.net.stream(self, self._peers.get(stream.to), stream, meta, data, end)
+        self.net.stream(self, self.peers.get(stream.to), stream, meta, data, end)
 
     # --- what the transport hands in -----------------------------------------------------------------------------
 
@@ -580,7 +599,9 @@ class SimulatedNode:
             ticket.waiter = WakeUp(end)
             self.later(10.0, give_up)
 
-    def take_snapshot(self, peer: int, message: bytes, meta: SnapshotMeta, data: bytes, end: Callable[[bool], None]) -> None:
+    def take_snapshot(
+        self, peer: int, message: bytes, meta: SnapshotMeta, data: bytes, end: Callable[[bool], None]
+    ) -> None:
         """See `Handler.snapshot`."""
         replica = self.replica
         if replica is None or self._receiving or not replica.needs_snapshot(meta):

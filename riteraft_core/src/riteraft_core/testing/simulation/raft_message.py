@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple
+from dataclasses import dataclass
 
 
 class MessageKind(enum.IntEnum):
@@ -16,7 +16,8 @@ class MessageKind(enum.IntEnum):
     PRE_VOTE_RESPONSE = 18
 
 
-class RaftMessage(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class RaftMessage:
     """Some fields of one message."""
 
     kind: int

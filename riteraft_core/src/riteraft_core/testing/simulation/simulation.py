@@ -56,6 +56,7 @@ class Simulation:
         self.nodes: dict[int, SimulatedNode] = {}
         self.disk_times = (0.0005, 0.005)
         self.writes: list[Write] = []
+        self.reads: list[Read] = []
         self.told: list[str] = []
         """What happened, newest last: for people, when a run fails."""
         self._hash = hashlib.blake2b(digest_size=16)
@@ -243,6 +244,7 @@ class Simulation:
     ) -> None:
         """Carry a request and its reply; None is answered if either gets lost, whether it was carried out or not."""
         payload = _requests.encode(request)
+        life = source.life
         open_ = True
 
         def end(raw: bytes | None) -> None:
@@ -264,12 +266,12 @@ class Simulation:
                 self._hash.update(payload)
                 node.take_request(_requests.decode(payload), reply)
             elif self.random.random() < 0.5:
-                source.later(self.links.delay(), lambda: end(None))
+                source.later(self.links.delay(), lambda: end(None), life=life)
 
         def reply(outcome: Reply) -> None:
             if self.links.open(node.number, source.number) and self.links.copies():
                 raw = _requests.encode_reply(outcome)
-                source.later(self.links.delay(), lambda: end(raw))
+                source.later(self.links.delay(), lambda: end(raw), life=life)
 
         if self.links.open(source.number, node.number) and self.links.copies():
             node.later(self.links.delay(), arrive)
@@ -298,7 +300,7 @@ class Simulation:
             source.later(self.links.delay(), lambda: end(False))
             return
 
-        node = target
+        node, life = target, source.life
         self.note(f"{source} streams snapshot {meta.index} to {node}")
 
         def arrive() -> None:
@@ -309,23 +311,24 @@ class Simulation:
 
         def answer(ok: bool) -> None:
             if self.links.open(node.number, source.number) and self.links.copies():
-                source.later(self.links.delay(), lambda: end(ok))
+                source.later(self.links.delay(), lambda: end(ok), life=life)
 
         if self.links.open(source.number, node.number) and self.links.copies():
             node.later(self.links.delay() + self.random.uniform(0, 0.5), arrive)
 
     # --- the programs --------------------------------------------------------------------------------------------
 
-    def write(self, number: int, *, rejected: bool = False, timeout: float = 10.0) -> Write:
+    def write(self, number: int, *, rejected: bool = False, timeout: float | None = 10.0) -> Write:
         """Have a node propose a command that nobody proposed before."""
         call = Write(number, b"%s%d" % (REJECTED if rejected else b"c", len(self.writes)))
         self.writes.append(call)
         self.nodes[number].propose(call, timeout)
         return call
 
-    def read(self, number: int, timeout: float = 10.0) -> Read:
+    def read(self, number: int, timeout: float | None = 10.0) -> Read:
         """Pass a read barrier on a node."""
         call = Read(number, self.checks.visible)
+        self.reads.append(call)
         self.nodes[number].read(call, timeout)
         return call
 
@@ -343,15 +346,6 @@ class Simulation:
 
     # --- the end -------------------------------------------------------------------------------------------------
 
-    def checks_removal(self, node: SimulatedNode) -> None:
-        """Look whether a node that says it was removed really was."""
-        members = max(
-            (n.replica for n in self.nodes.values() if n.replica is not None and n is not node),
-            key=lambda replica: replica.applied,
-            default=None,
-        )
-        self.note(f"members now: {members.status().voters if members is not None else None}")
-
     def settle(self, within: float = 60.0) -> None:
         """End all faults, and see that the cluster comes back with everything that was promised.
 
@@ -360,7 +354,7 @@ class Simulation:
         self.heal()
         self.note("everything heals")
         for node in self.nodes.values():
-            node.slow_disk = 0.0
+            node.slow_disk = node.slow_store = 0.0
             if node.paused:
                 node.resume()
 
@@ -369,6 +363,8 @@ class Simulation:
 
         self.run_until(lambda: self.leader is not None, within, every=0.1)
         self.run_until(self._everyone_is_in, within, every=0.1)
+        # Whoever waits on a node that lives, and never gave up, is answered.
+        self.run_until(self._everyone_is_answered, within, every=0.1)
         self.run_until(lambda: all(node.has_room for node in self.nodes.values()), within, every=0.1)
         calls = [self.write(node.number, timeout=within) for node in self.nodes.values() if node.serves]
         reads = [self.read(node.number, timeout=within) for node in self.nodes.values() if node.serves]
@@ -391,8 +387,18 @@ class Simulation:
         if replica is None:
             return False
 
-        voters = set(replica.status().voters)
-        return voters == {node.node_id for node in self.nodes.values() if not node.disk.left}
+        status = replica.status()
+        for node in self.nodes.values():
+            if node.node_id not in status.members and node.serves and not any(map(self.at, node.peers.values())):
+                # It was removed, and everyone it knew lives elsewhere by now: there is nobody who could tell it.
+                self.note(f"{node} is lost")
+                node.disk.left = True
+                node.crash()
+
+        return set(status.voters) == {node.node_id for node in self.nodes.values() if not node.disk.left}
+
+    def _everyone_is_answered(self) -> bool:
+        return all(call.over for call in self.writes) and all(call.over for call in self.reads)
 
     def _everyone_is_equal(self) -> bool:
         running = [node for node in self.nodes.values() if not node.disk.left]

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from riteraft_core._envelope import Kind
+from riteraft_core.errors import ConsensusError
+
+from riteraft_core import _envelope
+
+numbers = st.integers(0, (1 << 64) - 1)
+
+
+@given(numbers, numbers, numbers)
+def test_a_command_says_who_sent_it(session: int, sequence: int, low: int) -> None:
+    raw = _envelope.command_context(session, sequence, low)
+    assert _envelope.read_command(raw) == (session, sequence, low)
+    assert _envelope.read_kind(raw, 1) is Kind.COMMAND
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.COMMAND])
+def test_another_entry_is_no_command(kind: Kind) -> None:
+    assert _envelope.read_command(_envelope.context(kind)) is None
+    assert _envelope.read_kind(_envelope.context(kind), 1) is kind
+
+
+@pytest.mark.parametrize("raw", [b"", b"\x01", b"\x02\x01", b"\x01\x63", b"\x00\x00"])
+def test_an_unknown_kind_or_version_stops_the_node(raw: bytes) -> None:
+    # To skip an entry that others apply would be to diverge from them in silence.
+    with pytest.raises(ConsensusError, match=r"log entry 7 .*upgrade"):
+        _envelope.read_kind(raw, 7)
+
+
+def test_a_command_of_a_newer_version_is_not_read_as_ours() -> None:
+    raw = b"\x02" + _envelope.command_context(1, 2, 3)[1:]
+    assert _envelope.read_command(raw) is None
+    with pytest.raises(ConsensusError):
+        _envelope.read_kind(raw, 7)
+
+
+def test_a_conf_change_says_whom_it_drops() -> None:
+    raw = _envelope.conf_change_context([("remove", 3), ("add_voter", 4), ("remove", 5)])
+    assert _envelope.read_conf_change(raw, 1) == [3, 5]
+    assert _envelope.read_conf_change(b"", 1) == []  # raft's own leave of a joint state
+
+
+def test_the_other_entries_come_back_as_they_were() -> None:
+    assert _envelope.read_open_session(_envelope.pack_open_session(3, b"nonce")) == (3, b"nonce")
+    assert _envelope.read_allocate(_envelope.pack_allocate(b"d" * 16, "h:1", True)) == (b"d" * 16, "h:1", True)
+    assert _envelope.read_address(_envelope.pack_address(3, "h:1")) == (3, "h:1")
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        (Kind.OPEN_SESSION, _envelope.pack_open_session(3, b"nonce")),
+        (Kind.ADDRESS, _envelope.pack_address(3, "h:1")),
+    ],
+)
+def test_what_a_follower_sends_is_taken(kind: Kind, data: bytes) -> None:
+    assert _envelope.is_valid(kind, _envelope.context(kind), data)
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        (Kind.OPEN_SESSION, b""),
+        (Kind.OPEN_SESSION, _envelope.pack_open_session(0, b"nonce")),
+        (Kind.OPEN_SESSION, _envelope.pack_open_session(1 << 63, b"nonce")),
+        (Kind.OPEN_SESSION, _envelope.pack_open_session(3, bytes(65))),
+        (Kind.ADDRESS, _envelope.pack_address(3, "h" * 301)),
+        (Kind.ADDRESS, _envelope.pack_open_session(3, b"bytes")),
+        (Kind.ALLOCATE, _envelope.pack_allocate(b"d" * 16, "h:1", True)),
+        (Kind.CONF_CHANGE, b""),
+    ],
+)
+def test_what_would_stop_every_node_is_not_taken(kind: Kind, data: bytes) -> None:
+    assert not _envelope.is_valid(kind, _envelope.context(kind), data)
+
+
+@given(st.sampled_from(sorted(_envelope.FORWARDED_KINDS)), st.binary(max_size=40))
+def test_garbage_is_refused_or_understood_by_every_replica(kind: Kind, data: bytes) -> None:
+    read = {Kind.OPEN_SESSION: _envelope.read_open_session, Kind.ADDRESS: _envelope.read_address}
+    if _envelope.is_valid(kind, _envelope.context(kind), data):
+        read[kind](data)

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from riteraft_core._proposals import Proposals
+from riteraft_core.errors import NotApplied, OutcomeUnknown
+from riteraft_core.types import Anchor
+
+
+def proposals(max_count: int = 100, max_bytes: int = 1000) -> Proposals:
+    return Proposals(max_count, max_bytes)
+
+
+def sequences(batch: list[object]) -> list[int]:
+    return [proposal.sequence for proposal in batch]  # type: ignore[attr-defined]
+
+
+def test_they_are_taken_in_order() -> None:
+    table = proposals()
+    added = [table.add(b"%d" % n) for n in range(5)]
+    assert table.take(3) == added[:3]
+    assert table.take(3) == added[3:]
+    assert not table.has_queued
+
+
+def test_a_batch_is_bounded_by_bytes_but_never_empty() -> None:
+    table = proposals()
+    for size in (50, 4, 4, 4):
+        table.add(bytes(size))
+
+    assert [len(p.command) for p in table.take(10, 9)] == [50]
+    assert [len(p.command) for p in table.take(10, 9)] == [4, 4]
+    assert [len(p.command) for p in table.take(10, 9)] == [4]
+
+
+def test_what_is_put_back_stands_in_front_and_in_order() -> None:
+    table = proposals()
+    first, second, third = (table.add(b"x") for _ in range(3))
+    table.put_back(table.take(2))
+    table.put_back([first, second])  # twice does no harm
+    assert table.take(10) == [first, second, third]
+
+
+def test_what_was_given_up_is_not_taken() -> None:
+    table = proposals()
+    first, second = table.add(b"x"), table.add(b"y")
+    table.close(first)
+    table.close(first)
+    assert table.take(10) == [second]
+    assert table.bytes == 1
+    table.put_back([first])
+    assert not table.has_queued
+
+
+def test_low_is_the_lowest_that_is_waited_for() -> None:
+    table = proposals()
+    first, second, third = (table.add(b"x") for _ in range(3))
+    assert table.low == 1
+    table.close(second)
+    assert table.low == 1
+    table.close(first)
+    assert table.low == 3
+    table.close(third)
+    assert table.low == 4
+
+
+def test_room_is_bounded_by_the_sessions_window() -> None:
+    # One old command that hangs holds newer ones back, or every node's table of answers would grow without bound.
+    table = proposals(max_count=3)
+    hanging = table.add(b"x")
+    for _ in range(2):
+        table.close(table.add(b"x"))
+
+    assert not table.has_room(1)
+    table.close(hanging)
+    assert table.has_room(1)
+
+
+def test_room_is_bounded_by_bytes() -> None:
+    table = proposals(max_bytes=10)
+    assert table.has_room(100)  # alone, or a large one would never get in
+    table.add(bytes(8))
+    assert table.has_room(2)
+    assert not table.has_room(3)
+
+
+def test_a_new_term_requeues_what_an_older_one_appended() -> None:
+    table = proposals()
+    lost, kept, unknown, queued = (table.add(b"x") for _ in range(4))
+    table.take(3)
+    lost.attempt, kept.attempt = Anchor(10, 2), Anchor(11, 3)
+    table.requeue_before(3)
+    assert table.take(10) == [lost, unknown, queued]
+    table.requeue_all()
+    assert table.take(10) == [lost, kept, unknown, queued]
+
+
+def test_what_the_caller_is_told_depends_on_whether_a_copy_may_be_anywhere() -> None:
+    proposal = proposals().add(b"x")
+    assert isinstance(proposal.failure("why"), NotApplied)
+    proposal.handed_over = True
+    assert isinstance(proposal.failure("why"), OutcomeUnknown)
+
+
+actions = st.sampled_from(["add", "take", "put back", "close", "requeue"])
+
+
+@given(st.lists(st.tuples(actions, st.integers(0, 10)), max_size=60))
+def test_nothing_is_queued_twice_or_forgotten(steps: list[tuple[str, int]]) -> None:
+    table = proposals()
+    taken: list[object] = []
+    for action, number in steps:
+        waiting = list(table)
+        if action == "add":
+            table.add(b"x")
+        elif action == "take":
+            taken = list(table.take(number))
+        elif action == "put back":
+            table.put_back(taken)  # type: ignore[arg-type]
+        elif action == "close" and waiting:
+            table.close(waiting[number % len(waiting)])
+        else:
+            table.requeue_all()
+
+        assert table.low == min((p.sequence for p in table), default=table._next)
+        assert table.bytes == len(table)
+
+    table.requeue_all()
+    assert sequences(list(table.take(1000))) == [p.sequence for p in table]
