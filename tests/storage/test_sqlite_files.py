@@ -11,9 +11,11 @@ import shutil
 import signal
 import sqlite3
 import stat
+import struct
 import subprocess
 import sys
 import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, closing, contextmanager
 from pathlib import Path
@@ -219,13 +221,17 @@ async def test_a_second_opening_in_one_process_is_refused_too(folder: Path) -> N
 @pytest.mark.parametrize(
     ("damage", "named"),
     [
-        ("UPDATE log SET data = x'00' WHERE idx = 77", "the log row at 77 does not match"),
-        ("UPDATE log SET data = 'text' WHERE idx = 77", "the log row at 77 does not match"),
-        ("UPDATE log SET term = term + 1 WHERE idx = 77", "the log row at 77 does not match"),
-        ("UPDATE log SET idx = 131 WHERE idx = 130", "the log row at 131 does not match"),
-        ("DELETE FROM log WHERE idx = 77", "the log row at 77 is missing, the next one is 78"),
-        ("DELETE FROM log WHERE idx = 31", "the log row at 31 is missing, the next one is 32"),
-        ("DELETE FROM log WHERE idx = 130", "the log must end at 130, but its rows end at 129"),
+        ("UPDATE log SET data = x'00' WHERE first = 71", "the log rows 71..80 do not match"),
+        ("UPDATE log SET data = 'text' WHERE first = 71", "the log rows 71..80 do not match"),
+        ("UPDATE log SET data = x'02' || substr(data, 2) WHERE first = 71", "the log rows 71..80 do not match"),
+        ("UPDATE log SET data = substr(data, 1, 99) WHERE first = 71", "the log rows 71..80 do not match"),
+        ("UPDATE log SET data = x'' WHERE first = 71", "the log rows 71..80 do not match"),
+        ("UPDATE log SET first = 122 WHERE first = 121", "the log rows 122..130 do not match"),
+        ("UPDATE log SET last = 131 WHERE first = 121", "the log rows 121..131 do not match"),
+        ("UPDATE log SET last = 'text' WHERE first = 71", "the log rows 71..'text' do not match"),
+        ("DELETE FROM log WHERE first = 71", "the log row at 71 is missing, the next one is 81"),
+        ("DELETE FROM log WHERE first = 31", "the log row at 31 is missing, the next one is 41"),
+        ("DELETE FROM log WHERE first = 121", "the log must end at 130, but its rows end at 120"),
         ("DELETE FROM log", "the log must end at 130, but its rows end at 30"),
         ("UPDATE head SET term = term - 1", "the hard state does not match"),
         ("UPDATE head SET vote = 3", "the hard state does not match"),
@@ -264,10 +270,165 @@ async def test_a_row_copied_from_elsewhere_is_found(folder: Path) -> None:
     # Each row is sound by itself; the checksum knows its index.
     with tampered(folder) as database:
         database.execute(
-            "UPDATE log SET (term, data, crc) = (SELECT term, data, crc FROM log WHERE idx = 78) WHERE idx = 77"
+            "UPDATE log SET (last, data, crc) = (SELECT last, data, crc FROM log WHERE first = 81) WHERE first = 71"
         )
 
-    assert "the log row at 77 does not match" in await refusal(folder)
+    assert "the log rows 71..90 do not match" in await refusal(folder)
+
+
+@pytest.mark.anyio
+async def test_any_byte_flipped_inside_a_run_is_found_and_its_rows_are_named(folder: Path) -> None:
+    with tampered(folder) as database:
+        (sound,) = database.execute("SELECT data FROM log WHERE first = 71").fetchone()
+
+    for place in (0, 7, 8, 12, len(sound) // 2, len(sound) - 1):  # term, length and bytes of the first, others
+        with tampered(folder) as database:
+            database.execute("UPDATE log SET data = ? WHERE first = 71", (flipped(sound, place),))
+
+        assert "the log rows 71..80 do not match their checksum" in await refusal(folder)
+
+    with tampered(folder) as database:
+        database.execute("UPDATE log SET data = ? WHERE first = 71", (sound,))
+
+    assert await look(folder) == (WHOLE, STATE)
+
+
+def packed(held: list[LogRow]) -> list[bytes]:
+    return [struct.pack("<QI", term, len(entry)) + entry for _, term, entry in held]
+
+
+def write_run(folder: Path, first: int, last: int, parts: list[bytes]) -> None:
+    """Write a row of the log whose checksum is right, whatever it holds."""
+    data = b"".join(parts)
+    crc = zlib.crc32(data, zlib.crc32(struct.pack("<3q", 0, first, last)))
+    with tampered(folder) as database:
+        database.execute("INSERT OR REPLACE INTO log VALUES (0, ?, ?, ?, ?)", (first, last, data, crc))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("first", "last", "held", "named"),
+    [
+        (71, 80, rows(71, 79), "the log rows 71..80 cannot be used"),
+        (71, 80, rows(71, 81), "the log rows 71..80 cannot be used"),
+        (71, 80, [], "the log rows 71..80 cannot be used"),
+        (71, 2**62, rows(71, 80), f"the log rows 71..{2**62} cannot be used"),
+        (71, 70, [], "the log rows 71..70 cannot be used"),
+        (71, 79, rows(71, 79), "the log row at 80 is missing, the next one is 81"),
+        (71, 81, rows(71, 81), "the log rows 81..90 overlap those before, up to 81"),
+        (75, 80, rows(75, 80), "the log rows 75..80 overlap those before, up to 80"),
+        (121, 131, rows(121, 131), "the log must end at 130, but its rows end at 131"),
+        (21, 30, rows(21, 30), "the log rows 21..30 overlap those before, up to 30"),
+        (31, 41, rows(31, 41), "the log rows 41..50 overlap those before, up to 41"),
+        (29, 40, rows(29, 40), "the log rows 31..40 overlap those before, up to 40"),
+        (29, 40, rows(29, 40, 2), "the anchor at 30 has term 1, the log there has 2"),
+    ],
+)
+async def test_a_run_whose_checksum_is_right_must_fit_all_the_same(
+    folder: Path, first: int, last: int, held: list[LogRow], named: str
+) -> None:
+    write_run(folder, first, last, packed(held))
+    text = await refusal(folder)
+    assert str(folder / "raft.db") in text
+    assert named in text
+    assert CURE in text
+
+
+@pytest.mark.anyio
+async def test_a_run_cut_short_with_a_right_checksum_is_found(folder: Path) -> None:
+    sound = b"".join(packed(rows(71, 80)))
+    one = len(sound) // 10
+    for size in (0, 11, one - 1, len(sound) - one, len(sound) - 1):
+        write_run(folder, 71, 80, [sound[:size]])
+        assert f"{size} bytes are not the entries 71..80" in await refusal(folder)
+
+    write_run(folder, 71, 80, [sound, b"x"])
+    assert f"{len(sound) + 1} bytes are not the entries 71..80" in await refusal(folder)
+    write_run(folder, 71, 80, [sound])
+    assert await look(folder) == (WHOLE, STATE)
+
+
+# --- runs ---
+
+
+def runs(folder: Path) -> list[tuple[int, int]]:
+    with tampered(folder) as database:
+        return database.execute("SELECT first, last FROM log ORDER BY first").fetchall()
+
+
+@pytest.mark.anyio
+async def test_the_entries_of_a_save_are_one_row_up_to_a_bound(tmp_path: Path) -> None:
+    big = [(index, 1, bytes(100_000)) for index in range(2001, 2006)]
+    huge = [(2006, 1, b"x"), (2007, 1, bytes(1 << 20)), (2008, 1, b"y")]
+    async with open_log(tmp_path) as log:
+        await log.create(IDENTITY)
+        for saved, found in [
+            (rows(1, 1), [(1, 1)]),
+            (rows(2, 900), [(2, 900)]),
+            (rows(901, 2000), [(901, 1924), (1925, 2000)]),
+            (big, [(2001, 2002), (2003, 2004), (2005, 2005)]),
+            (huge, [(2006, 2006), (2007, 2007), (2008, 2008)]),
+            ([], []),
+        ]:
+            before = runs(tmp_path)
+            await log.save(LogBatch(entries=saved))
+            assert runs(tmp_path) == before + found
+
+    assert (await look(tmp_path))[0].entries == rows(1, 2000) + big + huge
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("first", [51, 52, 75, 80, 81, 130])
+async def test_a_save_that_cuts_into_a_run_keeps_its_earlier_entries(folder: Path, first: int) -> None:
+    async with open_log(folder) as log:
+        await log.save(LogBatch(hard_state=HardState(3, 2, 50), entries=rows(first, first + 2, term=2)))
+
+    kept = [(start, min(start + 9, first - 1)) for start in range(31, first, 10)]
+    assert runs(folder) == [*kept, (first, first + 2)]
+    assert (await look(folder))[0].entries == rows(31, first - 1) + rows(first, first + 2, term=2)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("damage", ["DELETE FROM log WHERE first = 71", "UPDATE log SET data = x'00' WHERE first = 71"])
+async def test_a_damaged_run_is_not_cut(folder: Path, damage: str) -> None:
+    # Its other entries would get a new checksum, and be sound for ever.
+    async with open_log(folder) as log:
+        with tampered(folder) as database:
+            database.execute(damage)
+
+        with pytest.raises(StorageError, match=r"the log rows? (at 74 is missing|71\.\.80 do not match).*" + CURE):
+            await log.save(LogBatch(hard_state=HardState(9, 9, 60), entries=rows(75, 75, term=2)))
+
+    assert runs(folder)[-1] == (121, 130)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("index", [31, 35, 39, 40])
+@pytest.mark.parametrize("after", [1, 2, 8], ids=lambda after: f"replaced from {after} after it")
+async def test_a_compaction_inside_a_run_then_a_restart_then_an_overlap(folder: Path, index: int, after: int) -> None:
+    async with open_log(folder) as log:
+        await log.compact(await log.stage_snapshot(meta(index), feed(STATE)), index)
+        assert (await recovered(log)).entries == rows(index + 1, 130)
+
+    # The run that the anchor is in stays whole.
+    assert runs(folder)[0] == ((31, 40) if index < 40 else (41, 50))
+    found, state = await look(folder)
+    assert found == Recovered(IDENTITY, WHOLE.hard_state, Anchor(index, 1), meta(index), rows(index + 1, 130))
+    assert state == STATE
+
+    # What follows the anchor may be replaced at once, or further on; what it stands for never.
+    async with open_log(folder) as log:
+        await log.save(LogBatch(hard_state=HardState(3, 2, index), entries=rows(index + after, 99, term=3)))
+
+    with tampered(folder) as database:
+        assert database.execute("SELECT count(*) FROM log WHERE last <= ?", (index,)).fetchone() == (0,)
+
+    log_after = rows(index + 1, index + after - 1) + rows(index + after, 99, term=3)
+    async with open_log(folder) as log:
+        found = await recovered(log)
+        assert found == Recovered(IDENTITY, HardState(3, 2, index), Anchor(index, 1), meta(index), log_after)
+        with pytest.raises(StorageError, match=f"an entry at {index} does not follow"):
+            await log.save(LogBatch(entries=rows(index, index, term=3)))
 
 
 @pytest.mark.anyio

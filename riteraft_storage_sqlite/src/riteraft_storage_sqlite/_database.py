@@ -24,7 +24,7 @@ SMALLEST = 512  # bytes: the least page size, and a database has one page at lea
 CURE = "the folder cannot be trusted: remove this node from its cluster and join again with an empty folder"
 
 # Every table is keyed by group, so that many groups can share one database. Rows are found by key alone, which is why
-# `log` needs no rowid of its own; chunks are too big to stand inside a key's tree.
+# `log` needs no rowid of its own; chunks are too big to stand inside a key's tree. A row of `log` is a run (`_run`).
 SCHEMA = (
     """CREATE TABLE identity (
         grp INTEGER PRIMARY KEY, cluster TEXT NOT NULL, cluster_id BLOB NOT NULL, node_id INTEGER NOT NULL,
@@ -34,8 +34,8 @@ SCHEMA = (
         anchor_index INTEGER NOT NULL, anchor_term INTEGER NOT NULL, last_index INTEGER NOT NULL,
         snapshot INTEGER NOT NULL, crc INTEGER NOT NULL)""",
     """CREATE TABLE log (
-        grp INTEGER, idx INTEGER, term INTEGER NOT NULL, data BLOB NOT NULL, crc INTEGER NOT NULL,
-        PRIMARY KEY (grp, idx)) WITHOUT ROWID""",
+        grp INTEGER, first INTEGER, last INTEGER NOT NULL, data BLOB NOT NULL, crc INTEGER NOT NULL,
+        PRIMARY KEY (grp, first)) WITHOUT ROWID""",
     """CREATE TABLE snapshot (
         grp INTEGER, id INTEGER, meta BLOB NOT NULL, size INTEGER, chunks INTEGER, crc INTEGER,
         PRIMARY KEY (grp, id)) WITHOUT ROWID""",
@@ -44,7 +44,7 @@ SCHEMA = (
         PRIMARY KEY (grp, snapshot, number))""",
 )
 
-_PACK = [struct.Struct(f"<{count}q").pack for count in range(10)]  # made once: a row of the log takes one each
+_PACK = [struct.Struct(f"<{count}q").pack for count in range(10)]  # made once: a save takes two
 
 T = TypeVar("T")
 

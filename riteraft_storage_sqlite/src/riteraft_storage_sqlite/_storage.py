@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator
-from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
+from contextlib import ExitStack, aclosing, asynccontextmanager, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from riteraft_core.types import Anchor, HardState, Identity, LogBatch, LogRow, R
 from ._database import CURE, Connection, checkpoint, checksum, matches, open_reader, open_writer, prepare
 from ._folder import DATABASE, locked, make_folder
 from ._options import SqliteOptions
+from ._run import Run, pack, unpack
 
 _SAVE_BYTES = 3 * 4096  # what the least save adds to the WAL: the pages of the head, of the log's end and of its parent
 _DROP_BYTES = 4 * 1024 * 1024  # what dropping part of a log may add: it touches all pages of the rows
@@ -185,7 +186,7 @@ class SqliteStorage:
             return Recovered()
 
         anchor = Anchor(head.anchor_index, head.anchor_term)
-        rows = self._read_rows(anchor.index)
+        rows = self._read_rows(anchor)
         last = anchor.index + len(rows)
         if last != head.last_index:
             raise self._damaged(f"the log must end at {head.last_index}, but its rows end at {last}")
@@ -201,23 +202,52 @@ class SqliteStorage:
         row = self._writer.raw.execute("SELECT 1 FROM log WHERE grp = ? LIMIT 1", (self._group,)).fetchone()
         return row is not None
 
-    def _read_rows(self, anchor: int) -> list[LogRow]:
+    def _read_rows(self, anchor: Anchor) -> list[LogRow]:
         rows: list[LogRow] = []
-        expected = anchor + 1
+        expected = anchor.index + 1
         cursor = self._writer.raw.execute(
-            "SELECT idx, term, data, crc FROM log WHERE grp = ? ORDER BY idx", (self._group,)
+            "SELECT first, last, data, crc FROM log WHERE grp = ? ORDER BY first", (self._group,)
         )
-        for index, term, data, crc in cursor:
-            if not matches(crc, data, self._group, index, term):
-                raise self._damaged(f"the log row at {index!r} does not match its checksum")
+        with closing(cursor):  # else whoever keeps the error keeps a read transaction open
+            for first, last, data, crc in cursor:
+                run = self._unpack(first, last, data, crc)
+                if first > expected:
+                    raise self._damaged(f"the log row at {expected} is missing, the next one is {first}")
 
-            if index != expected:
-                raise self._damaged(f"the log row at {expected} is missing, the next one is {index}")
+                known = expected - first  # a compaction leaves the run whole that the anchor is in
+                if known and (rows or last <= anchor.index):
+                    raise self._damaged(f"the log rows {first}..{last} overlap those before, up to {expected - 1}")
 
-            rows.append((index, term, data))
-            expected += 1
+                if known and run[known - 1][1] != anchor.term:
+                    raise self._damaged(
+                        f"the anchor at {anchor.index} has term {anchor.term}, the log there has {run[known - 1][1]}"
+                    )
+
+                rows += run[known:]
+                expected = last + 1
 
         return rows
+
+    def _run_at(self, index: int) -> list[LogRow]:
+        """Return the rows of the run that holds `index`."""
+        row = self._writer.raw.execute(
+            "SELECT first, last, data, crc FROM log WHERE grp = ? AND first <= ? ORDER BY first DESC LIMIT 1",
+            (self._group, index),
+        ).fetchone()
+        run = [] if row is None else self._unpack(*row)
+        if not run or run[-1][0] < index:
+            raise self._damaged(f"the log row at {index} is missing")
+
+        return run
+
+    def _unpack(self, first: int, last: int, data: bytes, crc: int) -> list[LogRow]:
+        if not matches(crc, data, self._group, first, last):
+            raise self._damaged(f"the log rows {first!r}..{last!r} do not match their checksum")
+
+        try:
+            return unpack(Run(first, last, data))
+        except ValueError as exc:
+            raise self._damaged(f"the log rows {first}..{last} cannot be used: {exc}") from exc
 
     def _check_place(self, meta: SnapshotMeta | None, anchor: Anchor, rows: list[LogRow]) -> None:
         """Check that the log and the live snapshot belong together."""
@@ -245,7 +275,6 @@ class SqliteStorage:
             self._forget(batch.install)
 
     def _save(self, batch: LogBatch) -> None:
-        group = self._group
         old = head = self._created_head()
         written = _SAVE_BYTES
         if batch.install is not None:
@@ -256,7 +285,7 @@ class SqliteStorage:
             written += _DROP_BYTES
 
         kept = head.last_index  # rows after this one are deleted
-        rows: list[tuple[int, int, int, bytes, int]] = []
+        runs: list[Run] = []
         if batch.entries:
             first = batch.entries[0][0]
             if not head.anchor_index < first <= head.last_index + 1:
@@ -264,30 +293,47 @@ class SqliteStorage:
                     f"{self._path}: an entry at {first} does not follow a log of {head.anchor_index}..{head.last_index}"
                 )
 
-            for expected, (index, term, data) in enumerate(batch.entries, first):
-                if index != expected:
-                    raise StorageError(f"{self._path}: an entry at {index} follows one at {expected - 1} in one save")
+            try:
+                runs = list(pack(batch.entries))
+            except ValueError as exc:
+                raise StorageError(f"{self._path}: {exc}") from exc
 
-                rows.append((group, index, term, data, checksum(data, group, index, term)))
-                written += len(data)
-
+            written += sum(len(run.data) for run in runs)
             kept = first - 1
-            head = head._replace(last_index=kept + len(rows))
+            head = head._replace(last_index=runs[-1].last)
 
         if batch.hard_state is not None:
             term, vote, commit = batch.hard_state
             head = head._replace(term=term, vote=vote, commit=commit)
 
         with self._transaction(written) as raw:
-            if batch.install is not None:
-                raw.execute("DELETE FROM log WHERE grp = ?", (group,))
-            elif kept < old.last_index:
-                raw.execute("DELETE FROM log WHERE grp = ? AND idx > ?", (group, kept))
+            if kept < old.last_index or batch.install is not None:
+                self._cut(raw, head.anchor_index, kept)
 
-            raw.executemany("INSERT INTO log (grp, idx, term, data, crc) VALUES (?, ?, ?, ?, ?)", rows)
+            self._write_runs(raw, runs)
             self._write_head(raw, head)
 
         self._head = head
+
+    def _cut(self, raw: sqlite3.Connection, anchor: int, kept: int) -> None:
+        """Delete the rows after `kept`: a run that also holds earlier ones is written again without them."""
+        if kept == anchor:
+            raw.execute("DELETE FROM log WHERE grp = ?", (self._group,))
+            return
+
+        run = self._run_at(kept)
+        first, last = run[0][0], run[-1][0]
+        whole = last == kept
+        raw.execute("DELETE FROM log WHERE grp = ? AND first >= ?", (self._group, last + 1 if whole else first))
+        if not whole:
+            self._write_runs(raw, pack(run[: kept + 1 - first]))
+
+    def _write_runs(self, raw: sqlite3.Connection, runs: Iterable[Run]) -> None:
+        group = self._group
+        raw.executemany(
+            "INSERT INTO log (grp, first, last, data, crc) VALUES (?, ?, ?, ?, ?)",
+            [(group, first, last, data, checksum(data, group, first, last)) for first, last, data in runs],
+        )
 
     @contextmanager
     def _transaction(self, written: int) -> Iterator[sqlite3.Connection]:
@@ -375,23 +421,15 @@ class SqliteStorage:
 
         head = head._replace(snapshot=snapshot)
         if index > head.anchor_index:
-            head = head._replace(anchor_index=index, anchor_term=self._term_at(index))
+            run = self._run_at(index)
+            head = head._replace(anchor_index=index, anchor_term=run[index - run[0][0]][1])
 
         with self._transaction(_DROP_BYTES) as raw:
-            raw.execute("DELETE FROM log WHERE grp = ? AND idx <= ?", (self._group, index))
+            # A run that goes on after `index` stays whole: `_read_rows` passes over what the anchor stands for.
+            raw.execute("DELETE FROM log WHERE grp = ? AND first <= ? AND last <= ?", (self._group, index, index))
             self._write_head(raw, head)
 
         self._head = head
-
-    def _term_at(self, index: int) -> int:
-        row = self._writer.raw.execute(
-            "SELECT term, data, crc FROM log WHERE grp = ? AND idx = ?", (self._group, index)
-        ).fetchone()
-        if row is None or not matches(row[2], row[1], self._group, index, row[0]):
-            raise self._damaged(f"the log row at {index} is missing or does not match its checksum")
-
-        term: int = row[0]
-        return term
 
     @asynccontextmanager
     async def read_snapshot(self) -> AsyncIterator[tuple[SnapshotMeta, AsyncIterator[bytes]]]:
