@@ -157,7 +157,8 @@ async def test_a_full_node_makes_callers_wait_or_says_that_it_is_busy(memory: Wo
         for _ in range(10):
             tasks.start_soon(propose)
 
-        await anyio.lowlevel.checkpoint()
+        # One turn of the loop is not enough: trio runs its tasks in any order.
+        await until(lambda: len(node._waiting_for_room) == 8)
         with pytest.raises(Busy):
             await node.propose(b"1", wait=False)
 

@@ -205,8 +205,8 @@ class RawNode:
 
         Everything after the snapshot is handed out anew up to the saved commit, or the snapshot's index if that is
         higher (rules 4 and 5). A joiner starts from `(1, 0, 0)`, `(0, 0)`, None and no rows. `seed`, below 2^64,
-        decides the election timeouts, `election_tick` up to twice that (rule 24). Without `commit_notices` a leader sends
-        no message for a new commit index alone: the next append or heartbeat carries it, or `announce_commit`.
+        decides the election timeouts, `election_tick` up to twice that (rule 24). Without `commit_notices` a leader
+        sends no message for a new commit index alone: the next append or heartbeat carries it, or `announce_commit`.
 
         :raises ValueError: raft-rs would panic at what is given, now or later; the text says what and where.
         """

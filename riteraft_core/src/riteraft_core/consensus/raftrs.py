@@ -75,7 +75,7 @@ class RaftRs:
                 seed=context.seed,
                 election_tick=context.timing.election_tick,
                 heartbeat_tick=context.timing.heartbeat_tick,
-            commit_notices=context.commit_notices,
+                commit_notices=context.commit_notices,
                 max_size_per_msg=context.limits.max_size_per_msg,
                 max_inflight_msgs=context.limits.max_inflight_msgs,
                 max_uncommitted_size=context.limits.max_uncommitted_size,

@@ -246,6 +246,7 @@ class SimulatedNode:
                 anchor=recovered.anchor,
                 snapshot=recovered.snapshot,
                 entries=recovered.entries,
+                commit_notices=False,
                 timing=self.net.timing,
                 limits=self.net.limits,
             ),
@@ -415,7 +416,11 @@ class SimulatedNode:
     def _drive(self) -> None:
         self._drive_due = False
         replica = self._replica()
-        self._carry_out(replica.effects())
+        effects = replica.effects()
+        self._carry_out(effects)
+        if effects.again:
+            self._wake()
+
         try:
             status = replica.engine_status()
         except Refused:  # it was removed just now
