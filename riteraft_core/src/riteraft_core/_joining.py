@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable
 
 import anyio
 
-from . import _envelope, _requests
-from ._requests import Admitted, Forward, Join, Reply, Request, Status, Who
+from . import _requests
+from ._requests import Admitted, Join, Reply, Request, Status, Who
 from .errors import ConfigError, PeerUnreachable
 from .protocols import Transport
 
@@ -53,30 +52,6 @@ async def find_member(transport: Transport, peers: Iterable[str]) -> tuple[str, 
         match reply:
             case Reply(Status.OK, (str() as cluster, *_)):
                 return address, cluster
-
-    return None
-
-
-async def tell_address(transport: Transport, peers: Mapping[int, str], node_id: int, address: str) -> None:
-    """Tell each of `peers`, once, that this member listens at `address` now; the one that leads puts it in the log.
-
-    Raft alone cannot: whatever the others answer goes to where this node no longer is.
-    """
-    data = _envelope.pack_address(node_id, address)
-    request = Forward([(_envelope.context(_envelope.Kind.ADDRESS), data)])
-    for peer in peers.values():
-        with anyio.move_on_after(WHO_WITHIN), suppress(PeerUnreachable, ValueError):
-            await _request(transport, peer, request)
-
-
-def told_address(request: Request, peer: int | None) -> str | None:
-    """Return where `peer` says, by `tell_address`, that it listens now."""
-    if isinstance(request, Forward) and len(request.entries) == 1:
-        context, data = request.entries[0]
-        kind = _envelope.Kind.ADDRESS
-        if context == _envelope.context(kind) and _envelope.is_valid(kind, context, data):
-            node_id, address = _envelope.read_address(data)
-            return address if node_id == peer else None
 
     return None
 

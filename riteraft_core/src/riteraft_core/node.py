@@ -22,12 +22,11 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 from . import _requests
 from ._applier import Applier
 from ._effects import Apply, Ask, Effects, SendSnapshot, Write
-from ._joining import tell_address, told_address
 from ._plugins import Plugins
 from ._proposals import Ticket
 from ._recovery import Parts, Recovery, carry_out_write
 from ._replica import Replica
-from ._requests import Join, Remove, Reply, Status, Who
+from ._requests import Join, Moved, Remove, Reply, Status, Who
 from ._snapshots import Snapshots
 from ._store import check_store, load_store
 from ._waiter import one_shots
@@ -94,8 +93,6 @@ class Node:
         self._failure: Exception | None = None
         self._waiting_for_room: deque[anyio.Event] = deque()
         self._refusals: dict[int, RefusalCode] = {}
-        self._moved: dict[int, str] = {}
-        """Where members said that they listen now, until the log says it."""
 
     # --- the public face -----------------------------------------------------------------------------------------
 
@@ -337,7 +334,6 @@ class Node:
         tasks.start_soon(self._guarded, self._work_on_store_forever, parts, store_work)
         tasks.start_soon(self._guarded, self._drive_forever, parts)
         tasks.start_soon(self._guarded, self._tick_forever, parts.replica)
-        tasks.start_soon(self._guarded, self._tell_address, parts)
         if parts.replica.is_sole_voter:
             parts.replica.campaign()  # an election like any other, but there is nobody to wait for
 
@@ -418,7 +414,6 @@ class Node:
     def _carry_out(self, parts: Parts, effects: Effects) -> None:
         assert self._tasks is not None
         if effects.peers is not None:
-            self._moved.clear()
             parts.transport.set_peers(effects.peers)
 
         for peer, messages in effects.messages:
@@ -504,17 +499,6 @@ class Node:
             self._rouse()
             self._note_progress()
 
-    async def _tell_address(self, parts: Parts) -> None:
-        """As long as no leader is heard of, tell the members where we are, if that is not where they look for us."""
-        replica = parts.replica
-        while True:
-            await anyio.sleep(self._config.timing.election_timeout)
-            member = replica.member
-            if replica.leader or (member is not None and member.address == replica.address):
-                return
-
-            await tell_address(parts.transport, replica.peers(), replica.identity.node_id, replica.address)
-
     def _note_progress(self) -> None:
         self._progress.set()
         self._progress = anyio.Event()
@@ -581,12 +565,10 @@ class Node:
         if peer is None and not isinstance(request, Join | Who):
             return _requests.encode_reply(Reply.refused("only members may ask for this"))
 
-        replica = self._parts.replica
-        address = told_address(request, peer)
-        if peer in replica.peers() and address is not None:
-            self._moved[peer] = address
-            self._parts.transport.set_peers({**replica.peers(), **self._moved})
+        if isinstance(request, Moved) and request.node_id != peer:
+            return _requests.encode_reply(Reply.refused("a node speaks of its own address only"))
 
+        replica = self._parts.replica
         ticket = replica.request(request)
         try:
             with anyio.move_on_after(10 * self._config.timing.election_timeout):
