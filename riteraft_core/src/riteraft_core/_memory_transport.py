@@ -15,7 +15,7 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ._address import Address
 from .errors import ConfigError, PeerUnreachable
@@ -82,7 +82,8 @@ class MemoryTransportOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
-    network: MemoryNetwork
+    network: MemoryNetwork = Field(default=None, validate_default=True)
+    """Needed; the default is only there to be refused with the same words as a wrong one."""
 
     @field_validator("network", mode="plain")
     @classmethod

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from ._memory_storage import MemoryDisk, MemoryStorageOptions, open_memory_storage
 from ._memory_transport import MemoryNetwork, MemoryTransportOptions, open_memory_transport
 from .hookspecs import hookimpl
@@ -12,16 +10,10 @@ from .protocols import LogStorage, Provider, Transport
 __all__ = ["MemoryDisk", "MemoryNetwork", "MemoryStorageOptions", "MemoryTransportOptions"]
 
 
-class InCodeOnly(MemoryTransportOptions):
-    """The transport's options, where a network that is missing is refused with the same words as a wrong one."""
-
-    network: MemoryNetwork = Field(default=None, validate_default=True)
-
-
 @hookimpl
 def riteraft_transports() -> list[Provider[Transport]]:
     """Return the transport `memory`."""
-    return [Provider("memory", options=InCodeOnly, open=open_memory_transport)]
+    return [Provider("memory", options=MemoryTransportOptions, open=open_memory_transport)]
 
 
 @hookimpl

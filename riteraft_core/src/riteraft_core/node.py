@@ -259,21 +259,19 @@ class Node:
         replica = parts.replica
         node_id = replica.identity.node_id
         while not self._removed:
+            remove = Remove(node_id)
             if replica.role is Role.LEADER:
-                if replica.is_sole_voter:
-                    raise CommandRejected(
-                        f"node {node_id} is the last voter of cluster {replica.identity.cluster!r}: it cannot leave; "
-                        f"stop it instead"
-                    )
-
-                replica.transfer()
+                # It answers at once: it hands over first, or says why it cannot go.
+                reply = replica.request(remove).outcome
                 self._rouse()
             else:
-                reply = await self._ask_leader(parts, _requests.encode(Remove(node_id)))
-                if reply is not None and reply.status is Status.OK:
+                reply = await self._ask_leader(parts, _requests.encode(remove))
+
+            if isinstance(reply, Reply):
+                if reply.status is Status.OK:
                     break
 
-                if reply is not None and reply.status is Status.REFUSED:
+                if reply.status is Status.REFUSED:
                     raise CommandRejected(_requests.read_text(reply))
 
             if not self._removed:
