@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any, cast
 
 import anyio
@@ -27,26 +27,60 @@ class Applier:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._threaded = bool(getattr(store, "threaded", False))
+        self._at_once = not self._threaded and not inspect.iscoroutinefunction(store.apply)
+        self._pending: Awaitable[bytes] | None = None
+        """What a plain `apply` returned in place of an answer, to be awaited before the next command."""
         self._limiter: anyio.CapacityLimiter | None = None
 
-    async def apply(self, commands: Sequence[bytes], last_index: int) -> list[Answer]:
-        """Apply a batch in order.
+    def apply_at_once(self, commands: Sequence[bytes], last_index: int) -> list[Answer]:
+        """Apply what a plain Store gets done within a time slice; return that many answers, then call `apply`.
+
+        :raises StoreError: as `apply` does.
+        """
+        answers: list[Answer] = []
+        if self._at_once:
+            apply = self._store.apply
+            slice_end = time.monotonic() + TIME_SLICE
+            for command in commands:
+                try:
+                    answer = apply(command)
+                except CommandRejected as rejected:
+                    answers.append(Rejection(rejected.message, rejected.detail))
+                except Exception as exc:
+                    raise _failed("apply", exc, last_index) from exc
+                else:
+                    if type(answer) is not bytes and inspect.isawaitable(answer):
+                        self._at_once, self._pending = False, answer
+                        break
+
+                    answers.append(_checked(answer))
+
+                if time.monotonic() >= slice_end:
+                    break
+
+        return answers
+
+    async def apply(self, commands: Sequence[bytes], last_index: int, done: Sequence[Answer] = ()) -> list[Answer]:
+        """Apply a batch in order, but for the first commands, whose answers are `done`; return all answers.
 
         :raises StoreError: the Store raised something other than `CommandRejected`, or returned no bytes. It may
             have changed its state half-way, so nothing more is given to it.
         """
         if self._threaded:
-            done: list[Answer] = await self._in_thread(self._apply_all, commands, last_index)
-            return done
+            rest = commands[len(done) :]
+            return [*done, *await self._in_thread(self._apply_all, rest, last_index)]
 
-        answers: list[Answer] = []
-        apply = self._store.apply
+        answers = list(done)
         slice_end = time.monotonic() + TIME_SLICE
-        for command in commands:
+        for position in range(len(answers), len(commands)):
             try:
-                answer = apply(command)
-                if type(answer) is not bytes and inspect.isawaitable(answer):
-                    answer = await answer
+                if self._pending is not None:
+                    pending, self._pending = self._pending, None
+                    answer: Any = await pending
+                else:
+                    answer = self._store.apply(commands[position])
+                    if type(answer) is not bytes and inspect.isawaitable(answer):
+                        answer = await answer
             except CommandRejected as rejected:
                 answers.append(Rejection(rejected.message, rejected.detail))
             except Exception as exc:

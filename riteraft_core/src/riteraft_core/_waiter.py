@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Protocol
 
 import anyio
@@ -45,3 +46,29 @@ def one_shots() -> Callable[[], OneShot]:
         return type(anyio.Event())
 
     return lambda: _OnAsyncio(loop)
+
+
+def from_threads() -> Callable[[Callable[[], object]], None]:
+    """Return what has a callable called soon on the event loop that runs now, from whichever thread.
+
+    It does not wait for it, and does nothing once that loop has ended: nobody is left there to be told.
+    """
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        from trio import RunFinishedError
+        from trio.lowlevel import current_trio_token
+
+        token = current_trio_token()
+
+        def call_on_trio(call: Callable[[], object]) -> None:
+            with suppress(RunFinishedError):
+                token.run_sync_soon(call)
+
+        return call_on_trio
+
+    def call_on_asyncio(call: Callable[[], object]) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(call)
+
+    return call_on_asyncio

@@ -17,7 +17,6 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 from anyio.abc import TaskGroup
-from anyio.streams.memory import MemoryObjectReceiveStream
 
 from . import _requests
 from ._applier import Applier
@@ -27,6 +26,8 @@ from ._proposals import Ticket
 from ._recovery import Parts, Recovery, carry_out_write
 from ._replica import Replica
 from ._requests import Join, Moved, Remove, Reply, Status, Who
+from ._sessions import Answer
+from ._signal import Signal, Slot
 from ._snapshots import Snapshots
 from ._store import check_store, load_store
 from ._waiter import one_shots
@@ -62,7 +63,15 @@ class Restore:
     meta: SnapshotMeta
 
 
-StoreWork: TypeAlias = Apply | SnapshotMeta | Restore
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """The Store is to apply what is left of a batch; `answers` are those it gave already."""
+
+    work: Apply
+    answers: list[Answer]
+
+
+StoreWork: TypeAlias = Rest | SnapshotMeta | Restore
 """What the one task that calls the Store is given: apply, snapshot, restore."""
 
 
@@ -80,9 +89,10 @@ class Node:
         self._snapshots: Snapshots | None = None
         self._tasks: TaskGroup | None = None
         self._new_waiter = one_shots()
-        self._wake = anyio.Event()
-        self._roused = False
-        self._progress = anyio.Event()
+        self._wake = Signal()
+        self._writes = Slot[Write]()
+        self._store_work = Slot[StoreWork]()
+        self._progress: anyio.Event | None = None
         self._stop_requested = anyio.Event()
         self._stopped = False
         self._leaving = False
@@ -142,7 +152,7 @@ class Node:
             self._open_for_commands()
 
         proposal = replica.propose(command)
-        self._rouse()
+        self._wake.set()
         if self._waiting_for_room and replica.has_room(0):
             self._make_room(1)  # one answer may make room for many: each one let in looks whether there is more
 
@@ -250,7 +260,7 @@ class Node:
             count -= 1
 
     async def _outcome(self, ticket: Ticket) -> None:
-        self._rouse()
+        self._wake.set()
         if ticket.outcome is None:
             waiter = ticket.waiter = self._new_waiter()
             await waiter.wait()
@@ -263,7 +273,7 @@ class Node:
             if replica.role is Role.LEADER:
                 # It answers at once: it hands over first, or says why it cannot go.
                 reply = replica.request(remove).outcome
-                self._rouse()
+                self._wake.set()
             else:
                 reply = await self._ask_leader(parts, _requests.encode(remove))
 
@@ -275,7 +285,7 @@ class Node:
                     raise CommandRejected(_requests.read_text(reply))
 
             if not self._removed:
-                await self._progress.wait()
+                await self._next_progress()
 
         # From here on nothing may undo it: the cluster has agreed.
         with anyio.CancelScope(shield=True):
@@ -321,21 +331,15 @@ class Node:
     async def _start(self, parts: Parts, stack: AsyncExitStack) -> None:
         self._parts = parts
         self._snapshots = Snapshots(parts, self._logger)
-        # Room for one each: the replica gives out the next only when the last was reported done.
-        self._writes, writes = anyio.create_memory_object_stream[Write](1)
-        self._store_work, store_work = anyio.create_memory_object_stream[StoreWork](1)
-        for stream in (self._writes, writes, self._store_work, store_work):
-            stack.enter_context(stream)
-
         tasks = self._tasks = await stack.enter_async_context(anyio.create_task_group())
-        tasks.start_soon(self._guarded, self._write_forever, parts, writes)
-        tasks.start_soon(self._guarded, self._work_on_store_forever, parts, store_work)
+        tasks.start_soon(self._guarded, self._write_forever, parts)
+        tasks.start_soon(self._guarded, self._work_on_store_forever, parts)
         tasks.start_soon(self._guarded, self._drive_forever, parts)
         tasks.start_soon(self._guarded, self._tick_forever, parts.replica)
         if parts.replica.is_sole_voter:
             parts.replica.campaign()  # an election like any other, but there is nobody to wait for
 
-        self._rouse()
+        self._wake.set()
 
     async def _guarded(self, task: Callable[..., Awaitable[None]], *args: Any) -> None:
         """Run one of the node's tasks: its failure ends the node, as itself and not within a group."""
@@ -390,14 +394,8 @@ class Node:
         replica = self._parts.replica
         with anyio.move_on_after(self._config.timing.election_timeout):
             while (replica.role is Role.LEADER and replica.transfer() is not None) or self._callers:
-                self._rouse()
-                await self._progress.wait()
-
-    def _rouse(self) -> None:
-        """Have the effects carried out in the next turn; called for each command, so once a turn must be enough."""
-        if not self._roused:
-            self._roused = True
-            self._wake.set()
+                self._wake.set()
+                await self._next_progress()
 
     # --- tasks ---------------------------------------------------------------------------------------------------
 
@@ -405,9 +403,21 @@ class Node:
         """Carry out effects whenever something happened; all that happened within one turn is one batch."""
         while True:
             await self._wake.wait()
-            self._wake = anyio.Event()
-            self._roused = False
-            self._carry_out(parts, parts.replica.effects())
+            effects = parts.replica.effects()
+            if effects.apply is not None:
+                # What is to be sent and written goes first: the others need not wait for our Store.
+                work, effects.apply = effects.apply, None
+                self._carry_out(parts, effects)
+                answers = parts.applier.apply_at_once(work.commands, work.index)
+                if len(answers) < len(work.commands):
+                    self._store_work.put(Rest(work, answers))
+                    continue
+
+                parts.replica.applied_batch(work, answers)
+                self._note_progress()
+                effects = parts.replica.effects()
+
+            self._carry_out(parts, effects)
 
     def _carry_out(self, parts: Parts, effects: Effects) -> None:
         assert self._tasks is not None
@@ -417,15 +427,16 @@ class Node:
         for peer, messages in effects.messages:
             parts.transport.send(peer, messages)
 
+        # Room for one each: the replica gives out the next only when the last was reported done.
         if effects.write is not None:
-            self._writes.send_nowait(effects.write)
+            self._writes.put(effects.write)
 
         if effects.apply is not None:
-            self._store_work.send_nowait(effects.apply)
+            self._store_work.put(Rest(effects.apply, []))
         elif effects.restore is not None:
-            self._store_work.send_nowait(Restore(effects.restore))
+            self._store_work.put(Restore(effects.restore))
         elif effects.snapshot is not None:
-            self._store_work.send_nowait(effects.snapshot)
+            self._store_work.put(effects.snapshot)
 
         if effects.answered:
             self._wake_callers(effects.answered)
@@ -443,7 +454,7 @@ class Node:
             self._logger.info("%s", note)
 
         if effects.again:
-            self._rouse()
+            self._wake.set()
 
     def _wake_callers(self, tickets: Sequence[Ticket]) -> None:
         for ticket in tickets:
@@ -453,18 +464,21 @@ class Node:
         if self._waiting_for_room:
             self._make_room(len(tickets))
 
-    async def _write_forever(self, parts: Parts, writes: MemoryObjectReceiveStream[Write]) -> None:
-        async for write in writes:
+    async def _write_forever(self, parts: Parts) -> None:
+        while True:
+            write = await self._writes.take()
             await carry_out_write(parts.storage, write)
             parts.replica.saved(write)
-            self._rouse()
+            self._wake.set()
 
-    async def _work_on_store_forever(self, parts: Parts, store_work: MemoryObjectReceiveStream[StoreWork]) -> None:
+    async def _work_on_store_forever(self, parts: Parts) -> None:
         assert self._tasks is not None
         replica = parts.replica
-        async for work in store_work:
-            if isinstance(work, Apply):
-                replica.applied_batch(work, await parts.applier.apply(work.commands, work.index))
+        while True:
+            work = await self._store_work.take()
+            if isinstance(work, Rest):
+                answers = await parts.applier.apply(work.work.commands, work.work.index, work.answers)
+                replica.applied_batch(work.work, answers)
             elif isinstance(work, Restore):
                 async with parts.storage.read_snapshot() as (meta, chunks):
                     await parts.applier.restore(chunks)
@@ -476,7 +490,7 @@ class Node:
                 # Beside the next entries: the state is taken, writing it down must not hold them up.
                 self._tasks.start_soon(self._guarded, self._stage_snapshot, work, data)
 
-            self._rouse()
+            self._wake.set()
             self._note_progress()
 
     async def _tick_forever(self, replica: Replica) -> None:
@@ -494,12 +508,19 @@ class Node:
 
             replica.tick()
             due += interval
-            self._rouse()
+            self._wake.set()
             self._note_progress()
 
     def _note_progress(self) -> None:
-        self._progress.set()
-        self._progress = anyio.Event()
+        if self._progress is not None:
+            self._progress.set()
+            self._progress = None
+
+    async def _next_progress(self) -> None:
+        if self._progress is None:
+            self._progress = anyio.Event()
+
+        await self._progress.wait()
 
     async def _ask(self, parts: Parts, ask: Ask) -> None:
         raw = None
@@ -510,17 +531,17 @@ class Node:
                 self._logger.debug("request to the leader: %s", exc)
 
         parts.replica.answered(ask, raw)
-        self._rouse()
+        self._wake.set()
 
     async def _stage_snapshot(self, meta: SnapshotMeta, data: bytes) -> None:
         assert self._snapshots is not None
         await self._snapshots.stage(meta, data)
-        self._rouse()
+        self._wake.set()
 
     async def _send_snapshot(self, stream: SendSnapshot) -> None:
         assert self._snapshots is not None
         await self._snapshots.send(stream)
-        self._rouse()
+        self._wake.set()
 
     # --- what the transport hands in (Handler) -------------------------------------------------------------------
 
@@ -548,7 +569,7 @@ class Node:
         except Exception as exc:
             self._fail(exc)
 
-        self._rouse()
+        self._wake.set()
 
     async def request(self, peer: int | None, payload: bytes) -> bytes:
         """See `Handler.request`."""
@@ -594,7 +615,7 @@ class Node:
 
             raise
 
-        self._rouse()
+        self._wake.set()
 
     def refused(self, peer: int, refusal: Refusal) -> None:
         """See `Handler.refused`: being told of its removal is the only news a removed node gets (rule 18)."""

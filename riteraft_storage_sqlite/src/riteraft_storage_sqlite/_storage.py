@@ -16,7 +16,7 @@ from riteraft_core.errors import ConfigError, StorageError
 from riteraft_core.protocols import LogStorage, StorageContext
 from riteraft_core.types import Anchor, HardState, Identity, LogBatch, LogRow, Recovered, SnapshotMeta
 
-from ._database import CURE, Connection, checkpoint, checksum, matches, open_reader, open_writer, prepare
+from ._database import CURE, SAVE, Connection, checkpoint, checksum, matches, open_reader, open_writer, prepare
 from ._folder import DATABASE, locked, make_folder
 from ._options import SqliteOptions
 from ._run import Run, pack, unpack
@@ -159,8 +159,11 @@ class SqliteStorage:
             "INSERT OR REPLACE INTO head"
             " (grp, term, vote, committed, anchor_index, anchor_term, last_index, snapshot, crc)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (self._group, *head, checksum(b"", self._group, *head)),
+            self._head_row(head),
         )
+
+    def _head_row(self, head: _Head) -> tuple[int, ...]:
+        return (self._group, *head, checksum(b"", self._group, *head))
 
     def _created_head(self) -> _Head:
         if self._head is None:
@@ -306,12 +309,18 @@ class SqliteStorage:
             term, vote, commit = batch.hard_state
             head = head._replace(term=term, vote=vote, commit=commit)
 
-        with self._transaction(written) as raw:
-            if kept < old.last_index or batch.install is not None:
-                self._cut(raw, head.anchor_index, kept)
+        if len(runs) == 1 and kept == old.last_index and batch.install is None:
+            ((first, last, data),) = runs
+            crc = checksum(data, self._group, first, last)
+            self._writer.raw.execute(SAVE, (*self._head_row(head), first, last, data, crc))
+            self._note_written(written)
+        else:
+            with self._transaction(written) as raw:
+                if kept < old.last_index or batch.install is not None:
+                    self._cut(raw, head.anchor_index, kept)
 
-            self._write_runs(raw, runs)
-            self._write_head(raw, head)
+                self._write_runs(raw, runs)
+                self._write_head(raw, head)
 
         self._head = head
 
@@ -348,6 +357,9 @@ class SqliteStorage:
             raise
 
         raw.execute("COMMIT")
+        self._note_written(written)
+
+    def _note_written(self, written: int) -> None:
         self._unmerged += written
         if self._unmerged >= self._options.checkpoint_bytes:
             checkpoint(self._writer, "PASSIVE")

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 import anyio
+from riteraft_core._signal import Signal
 from riteraft_core.types import Hello, Refusal, RefusalCode
 
 from ._client import DeniedError, Dialler
@@ -52,7 +53,7 @@ class Outbox:
         self._bytes = 0
         self._dropping = False
         self._lost = False
-        self._wake = anyio.Event()
+        self._wake = Signal()
         self._knocked = anyio.Event()
         self._reported = False
         # Spreads the attempts of nodes that lost the same peer at the same time; nothing secret depends on it.
@@ -156,7 +157,6 @@ class Outbox:
 
     async def _until_queued(self) -> None:
         while not self._queue:
-            self._wake = anyio.Event()
             await self._wake.wait()
 
     def _take(self) -> list[bytes]:

@@ -1,0 +1,73 @@
+"""One thread that runs calls in order, and wakes whoever waits for one.
+
+`anyio.to_thread` would do the same through a pool and a limiter: three times the time between a save and its caller,
+and that is part of every write.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+import anyio
+from riteraft_core._waiter import OneShot, from_threads, one_shots
+
+T = TypeVar("T")
+
+
+class _Job:
+    __slots__ = ("call", "ended", "error", "result")
+
+    def __init__(self, call: Callable[[], Any], ended: OneShot) -> None:
+        self.call = call
+        self.ended = ended
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
+class Worker:
+    """Made on the event loop that it serves; the thread starts with the first call and ends after `close`."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._new_waiter = one_shots()
+        self._call_soon = from_threads()
+
+    async def run(self, call: Callable[[], T]) -> T:
+        """Run `call` after those given before it; a cancelled caller waits until it has ended, and it always ends."""
+        if self._thread is None:
+            # A daemon: a program that ends without closing us must not hang on a thread that waits for work.
+            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+            self._thread.start()
+
+        job = _Job(call, self._new_waiter())
+        self._jobs.put(job)
+        with anyio.CancelScope(shield=True):
+            await job.ended.wait()
+
+        try:
+            if job.error is not None:
+                raise job.error
+
+            result: T = job.result
+            return result
+        finally:
+            del job  # an error holds this frame, which must not hold the error
+
+    def close(self) -> None:
+        """Let the thread end after the calls that were given; none may be given any more."""
+        self._jobs.put(None)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                job.result = job.call()
+            except BaseException as exc:
+                job.error = exc
+
+            self._call_soon(job.ended.set)
+            del job  # not kept until the next one comes
