@@ -61,8 +61,8 @@ TEST = [
 LINT = ["ruff~=0.17.6"]
 # mypy checks as for Python 3.10, so the backports that are installed only there must be here too.
 TYPES = ["exceptiongroup>=1.2", "msgpack-types>=0.5", "mypy>=2.4", "nox>=2025.5.1", "tomli>=2.0", "types-psutil>=6.1"]
-BUILD = ["build>=1.2.2", "twine>=6.1"]
-BENCHMARK = ["uvloop>=0.21"]
+BUILD = ["build>=1.2.2", "hatchling>=1.27", "twine>=6.1"]
+BENCHMARK = ["matplotlib>=3.9", "pysyncobj==0.3.17", "trio>=0.27", "uvloop>=0.21"]
 
 TEST_SECONDS = 180
 """One test may take this long; the longest ones kill and restart whole clusters."""
@@ -222,41 +222,61 @@ def minimal(session: nox.Session) -> None:
 
 @nox.session(python=False)
 def build(session: nox.Session) -> None:
-    """Every wheel and sdist into dist/, checked, installed afresh; a node opened by name from what was installed."""
+    """Every wheel and sdist into dist/, checked, installed afresh, then from sdists; a node opened each time."""
     wheel = native_wheel(session)
-    python = environment(session, "build", BUILD)
+    python = environment(session, "build", [*BUILD, *native_requirements()])
     shutil.rmtree(DIST, ignore_errors=True)
     DIST.mkdir()
     shutil.copy(wheel, DIST)
     run_maturin(session, "sdist", "--manifest-path", NATIVE / "Cargo.toml", "--out", DIST)
 
     for package in (*PURE, RRAFT):
-        run(session, python, "-m", "build", "--outdir", DIST, package)
+        run(session, python, "-m", "build", "--no-isolation", "--outdir", DIST, package)
 
     distributions = sorted(DIST.glob("riteraft*"))
     run(session, python, "-m", "twine", "check", "--strict", *distributions)
-
-    # All wheels in one command: pip would look for those it was not given in the package index.
-    core = next(DIST.glob("riteraft_core-*.whl"))
-    # Without the one whose dependency has no wheel: `nox -s rraft` builds that one.
-    others = [str(path) for path in DIST.glob("*.whl") if path != core and not path.name.startswith(RRAFT.name)]
-    requirements = [f"riteraft-core[{EXTRAS}] @ {core.as_uri()}", *others]
+    run(session, python, HERE / "tests" / "packaging" / "contents.py", DIST, *PURE, RRAFT, NATIVE)
 
     with tempfile.TemporaryDirectory(prefix="riteraft-build-") as scratch:
-        installed = new_environment(session, Path(scratch) / "venv", sys.executable, requirements)
-        # From elsewhere, so that nothing is imported from the source tree.
-        with session.chdir(scratch):
-            run(session, installed, "-I", HERE / "tests" / "packaging" / "open_a_node.py")
-            run(session, installed, "-m", "pip", "check")
+        installed = new_environment(session, Path(scratch) / "venv", sys.executable, from_wheels(DIST))
+        open_a_node(session, installed, scratch)
+
+        # From the sdists and nothing else, as whoever packages riteraft does: no index, no source tree.
+        rebuilt = Path(scratch) / "rebuilt"
+        sdists = DIST.glob("*.tar.gz")
+        offline = ("--no-index", "--no-deps", "--disable-pip-version-check")
+        run(
+            session,
+            python,
+            *("-m", "pip", "wheel", "-q", *offline, "--no-build-isolation", "--wheel-dir", rebuilt, *sdists),
+            env=cargo_env(python),
+        )
+        run(session, installed, "-m", "pip", "install", "-q", *offline, "--force-reinstall", *from_wheels(rebuilt))
+        open_a_node(session, installed, scratch)
 
     session.log("built: " + ", ".join(path.name for path in distributions))
 
 
+def from_wheels(folder: Path) -> list[str]:
+    """Return what pip is to install, all in one command: it would look for what it was not given in the index."""
+    core = next(folder.glob("riteraft_core-*.whl"))
+    # Without the one whose dependency has no wheel: `nox -s rraft` builds that one.
+    others = [str(path) for path in folder.glob("*.whl") if path != core and not path.name.startswith(RRAFT.name)]
+    return [f"riteraft-core[{EXTRAS}] @ {core.as_uri()}", *others]
+
+
+def open_a_node(session: nox.Session, installed: Path, elsewhere: str) -> None:
+    """Open a node by name from what is installed, away from the source tree, so that nothing comes from there."""
+    with session.chdir(elsewhere):
+        run(session, installed, "-I", HERE / "tests" / "packaging" / "open_a_node.py")
+        run(session, installed, "-m", "pip", "check")
+
+
 @nox.session(python=False)
 def benchmark(session: nox.Session) -> None:
-    """Acknowledged writes a second with p50 and p99 at 1 to 1024 in flight: three processes, fsync on."""
+    """Acknowledged writes a second, p50 and p99 of three processes, beside PySyncObj's; `-- --help` has long runs."""
     python = project_environment(session, "benchmark", BENCHMARK)
-    run(session, python, HERE / "tests" / "benchmark" / "run.py", *session.posargs)
+    run(session, python, "-m", "tests.benchmark", *session.posargs)
 
 
 # --- running ---------------------------------------------------------------------------------------------------------

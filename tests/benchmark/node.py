@@ -1,32 +1,24 @@
-"""One node of the benchmark: a process that does what its stdin says, a JSON object a line, and answers on stdout.
+"""One node of riteraft: a process that does what its stdin says, a JSON object a line, and answers on stdout.
 
 It ends when its stdin does, so it never outlives the one who started it.
 """
 
 from __future__ import annotations
 
-import cProfile
 import json
-import os
-import resource
 import sys
 import time
-from array import array
-from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.to_thread
 import msgpack
+from anyio.abc import TaskGroup
 
-from riteraft_core import Config, Node, open_node
+from riteraft_core import Config, Node, NotApplied, OutcomeUnknown, open_node
 
-KEY_BYTES = 16
-VALUE_BYTES = 100
-KEYS = 10_000
-"""Written again and again: the Store stays small, so memory that grows is the node's own."""
-WARM_UP = 0.5
-"""Seconds, not counted: outboxes, caches and the log find their size."""
+from .profiler import Profiler, profiler
+from .work import KEY_BYTES, Tally, key_of, used, value_of
 
 
 class KeyValueStore:
@@ -47,98 +39,105 @@ class KeyValueStore:
         self._values = msgpack.unpackb(snapshot, strict_map_key=False)
 
 
-def command_of(number: int) -> bytes:
-    return b"%0*d" % (KEY_BYTES, number % KEYS) + b"v" * VALUE_BYTES
-
-
 class Load:
     """So many writers, each with one write in flight."""
 
-    def __init__(self, node: Node, in_flight: int) -> None:
+    def __init__(self, node: Node, tally: Tally, value: bytes) -> None:
+        self.tally = tally
         self._node = node
-        self._in_flight = in_flight
-        self._writes = 0
-        self._on = True
-        self._latencies = array("d")
+        self._value = value
+        self._ended = anyio.Event()
 
-    async def run(self, seconds: float) -> dict[str, Any]:
-        """Return counts and times; `writes` is what was acknowledged in the measured time, `all` adds the rest."""
+    async def run(self, in_flight: int) -> None:
+        """Write until the tally says that it is enough."""
         async with anyio.create_task_group() as writers:
-            for _ in range(self._in_flight):
+            for _ in range(in_flight):
                 writers.start_soon(self._write_on)
 
-            await anyio.sleep(WARM_UP)
-            self._latencies = array("d")
-            began = time.perf_counter()
-            await anyio.sleep(seconds)
-            latencies, took = self._latencies, time.perf_counter() - began
-            self._latencies = array("d")  # what is still in flight does not count
-            self._on = False
+        self._ended.set()
 
-        ordered = sorted(latencies) or [float("nan")]
-        return {
-            "writes": len(latencies),
-            "all": self._writes,
-            "rate": len(latencies) / took,
-            "p50_ms": 1000 * ordered[len(ordered) // 2],
-            "p99_ms": 1000 * ordered[len(ordered) * 99 // 100],
-        }
+    async def end(self) -> None:
+        """Let no further write begin, and wait for those in flight."""
+        self.tally.stop()
+        await self._ended.wait()
 
     async def _write_on(self) -> None:
-        propose, clock = self._node.propose, time.perf_counter
-        while self._on:
-            began = clock()
-            self._writes += 1
-            await propose(command_of(self._writes))
-            self._latencies.append(clock() - began)
+        propose, tally, value = self._node.propose, self.tally, self._value
+        while (number := tally.take()) is not None:
+            began = time.monotonic()
+            try:
+                await propose(key_of(number) + value)
+            except (NotApplied, OutcomeUnknown):
+                tally.failed += 1
+            else:
+                tally.note(began)
 
 
-async def answer(node: Node, request: dict[str, Any]) -> dict[str, Any]:
-    """Do what one line asks for."""
-    if "in_flight" not in request:
-        status = node.status()
+class Servant:
+    """Does what the lines ask for."""
+
+    def __init__(self, node: Node, tasks: TaskGroup, serving_since: float) -> None:
+        self._node = node
+        self._tasks = tasks
+        self._serving_since = serving_since
+        self._load: Load | None = None
+        self._profiler: Profiler | None = None
+
+    async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Do what one line asks for."""
+        do = request["do"]
+        if do == "status":
+            return self._status()
+
+        if do == "barrier":
+            await self._node.read_barrier(timeout=request["timeout"])
+            return {"at": time.monotonic()}
+
+        if do == "begin":
+            self._load = Load(self._node, Tally(request["writes"]), value_of(request["value_bytes"]))
+            if request["profile"] is not None:
+                self._profiler = profiler(request["profiler"], request["profile"])
+                self._profiler.start()
+
+            self._tasks.start_soon(self._load.run, request["in_flight"])
+            return {}
+
+        assert self._load is not None
+        if do == "end":
+            await self._load.end()
+            if self._profiler is not None:
+                self._profiler.stop()
+                self._profiler = None
+
+        return self._load.tally.read()
+
+    def _status(self) -> dict[str, Any]:
+        status = self._node.status()
         return {
             "role": status.role,
             "term": status.term,
             "voters": len(status.voters),
             "address": status.address,
-            "cpu": time.process_time(),
-            "rss": resident_bytes(),
+            "applied": status.applied,
+            "last_index": status.last_index,
+            "snapshot_index": status.snapshot_index,
+            "serving_since": self._serving_since,
+            **used(),
         }
-
-    load = Load(node, request["in_flight"])
-    if request["profile"] is None:
-        return await load.run(request["seconds"])
-
-    with cProfile.Profile() as profile:
-        result = await load.run(request["seconds"])
-
-    profile.dump_stats(request["profile"])
-    return result
-
-
-def resident_bytes() -> int:
-    """Return the memory this process has now; where the system does not say, the most it ever had."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return most if sys.platform == "darwin" else 1024 * most
-
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 async def main(settings: dict[str, Any]) -> None:
     async with open_node(Config(cluster="benchmark", **settings), KeyValueStore()) as node:
+        serving_since = time.monotonic()
         lines, to_answer = anyio.create_memory_object_stream[str](1)
 
-        async def answer_on() -> None:
+        async def answer_on(servant: Servant) -> None:
             async for line in to_answer:
-                sys.stdout.write(json.dumps(await answer(node, json.loads(line))) + "\n")
+                sys.stdout.write(json.dumps(await servant.answer(json.loads(line))) + "\n")
                 sys.stdout.flush()
 
         async with anyio.create_task_group() as tasks, lines, to_answer:
-            tasks.start_soon(answer_on)
+            tasks.start_soon(answer_on, Servant(node, tasks, serving_since))
             # In a thread that may be left behind. The end of stdin ends a load, too, which without peers never would.
             while line := await anyio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True):
                 await lines.send(line)

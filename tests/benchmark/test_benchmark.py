@@ -2,25 +2,131 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-RUN = Path(__file__).with_name("run.py")
+import psutil
+import pytest
+
+from .process import ROOT, until
+from .restart import value_bytes
+from .work import KEY_BYTES, VALUE_BYTES, Stretch, Tally
+
+COMMAND = [sys.executable, "-m", "tests.benchmark", "--loop", "asyncio"]
+ENVIRONMENT = {**os.environ, "PYTHONWARNINGS": "error"}
 
 
-def test_it_measures_each_level_and_leaves_nothing(tmp_path: Path) -> None:
-    figures, scratch = tmp_path / "figures.json", tmp_path / "scratch"
-    scratch.mkdir()
-    arguments = ["--seconds", "0.2", "--in-flight", "1,8", "--loop", "asyncio", "--at", "follower"]
+@pytest.fixture
+def scratch(tmp_path: Path) -> Iterator[Path]:
+    """A folder for the nodes, of which nothing may be left."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    yield folder
+    assert list(folder.iterdir()) == []
+
+
+def run(scratch: Path, *arguments: str) -> dict[str, Any]:
+    figures = scratch.parent / "figures.json"
     subprocess.run(
-        [sys.executable, str(RUN), *arguments, "--json", str(figures), "--data-dir", str(scratch)],
+        [*COMMAND, *arguments, "--json", str(figures), "--data-dir", str(scratch)],
         check=True,
-        timeout=120,
-        env={**os.environ, "PYTHONWARNINGS": "error"},
+        timeout=170,
+        cwd=ROOT,
+        env=ENVIRONMENT,
     )
+    found: dict[str, Any] = json.loads(figures.read_text())
+    return found
 
-    levels = json.loads(figures.read_text())["levels"]
+
+def test_it_measures_each_level_and_leaves_nothing(scratch: Path) -> None:
+    profile = scratch.parent / "profile"
+    arguments = ["--seconds", "0.2", "--in-flight", "1,8", "--at", "follower", "--profile", str(profile)]
+    levels = run(scratch, *arguments, "--no-pysyncobj", "--no-plot")["levels"]
+
     assert [level["in_flight"] for level in levels] == [1, 8]
-    assert all(level["writes"] > 0 for level in levels)
-    assert list(scratch.iterdir()) == []
+    assert all(level["riteraft"]["writes"] > 0 for level in levels)
+    assert "Node." in profile.with_name("profile.8").read_text()
+
+
+def test_memory_is_compared_with_that_after_a_tenth(scratch: Path) -> None:
+    found = run(scratch, "--memory", "200", "--in-flight", "8")
+
+    assert [sample["writes"] for sample in found["samples"]] == list(range(20, 201, 20))
+    assert [len(sample["rss_mib"]) for sample in found["samples"]] == [3] * 10
+    assert found["verdicts"][0]["value"] > 0
+
+
+def test_a_restart_is_timed_with_all_entries_behind_the_snapshot(scratch: Path) -> None:
+    found = run(scratch, "--restart", "300", "--in-flight", "64", "--rounds", "1")
+
+    assert found["entries_after_snapshot"] >= 300
+    (start,) = found["starts"]
+    assert 0 < start["serving_seconds"] <= start["readable_seconds"]
+
+
+def test_a_failover_is_timed_from_a_real_kill(scratch: Path) -> None:
+    found = run(scratch, "--failover", "1", "--in-flight", "4")
+
+    (kill,) = found["kills"]
+    # Nobody stands for election before the timeout has passed, and it began with a heartbeat up to a tenth before.
+    assert kill["seconds"] > 0.8 * found["election_timeout"]
+
+
+def test_steady_load_is_looked_at_each_second(scratch: Path) -> None:
+    found = run(scratch, "--steady", "2", "--in-flight", "8")
+
+    assert len(found["samples"]) >= 2
+    assert found["writes"] > 0
+    assert [verdict["what"] for verdict in found["verdicts"]][:2] == ["elections", "failed writes"]
+
+
+def test_ctrl_c_ends_a_long_run_and_its_nodes(scratch: Path) -> None:
+    arguments = ["--steady", "600", "--in-flight", "8", "--data-dir", str(scratch)]
+    process = subprocess.Popen(
+        [*COMMAND, *arguments], cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        until(lambda: len(psutil.Process(process.pid).children()) == 3, "three nodes")
+        nodes = psutil.Process(process.pid).children()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert not any(node.is_running() for node in nodes)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_tally_gives_out_a_stretch_at_a_time() -> None:
+    tally = Tally(3)
+    assert [tally.take() for _ in range(4)] == [1, 2, 3, None]
+    for began in (0.0, 0.0, 0.0):
+        tally.note(began)
+
+    first = tally.read()
+    assert (first["acknowledged"], Stretch(first).writes) == (3, 3)
+    assert Stretch(tally.read()).writes == 0
+    assert tally.over
+
+
+def test_a_stretch_has_percentiles_of_all_its_answers() -> None:
+    tally = Tally()
+    answers = []
+    for _ in range(2):
+        tally.note(tally.take() or 0.0)
+        answers.append({**tally.read(), "seconds": 0.5})
+
+    stretch = Stretch(*answers)
+    assert stretch.rate == 2.0
+    assert stretch.percentile_ms(0) <= stretch.percentile_ms(99)
+
+
+@pytest.mark.parametrize("entries", [1, 100_000, 1_000_000])
+def test_the_commands_of_a_restart_stay_below_what_brings_a_snapshot(entries: int) -> None:
+    size = value_bytes(entries)
+
+    assert 1 <= size <= VALUE_BYTES
+    assert entries * (KEY_BYTES + size) < 64 * 1024 * 1024

@@ -1,0 +1,1 @@
+"""What riteraft can do on one machine, in figures: run by `nox -s benchmark`, apart from the tests."""

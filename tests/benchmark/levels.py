@@ -1,0 +1,174 @@
+"""The main measurement: writes a second, latency, CPU and memory at each number of writes in flight."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+
+from .cluster import Cluster, RiteraftSettings, pysyncobj_cluster, riteraft_cluster
+from .options import LEVELS, Options, installed
+from .work import Stretch
+
+WARM_UP = 0.5
+"""Seconds, not counted: outboxes, caches and the log find their size."""
+
+Row = dict[str, Any]
+
+
+def measure(
+    cluster: Cluster,
+    in_flight: int,
+    seconds: float,
+    at: str,
+    profile: Path | None = None,
+    profiler: str = "cpu",
+) -> Row:
+    """Return the figures of one cluster at one level."""
+    proposer = cluster.at(at)
+    before = cluster.status()
+    proposer.begin(in_flight, profile=profile, profiler=profiler)
+    time.sleep(WARM_UP)
+    proposer.ask("read")
+    time.sleep(seconds)
+    stretch = Stretch(proposer.ask("read"))
+    ended = proposer.ask("end")
+    cluster.wait_level()
+    after = cluster.status()
+    cpu = sum(view["cpu"] for view in after) - sum(view["cpu"] for view in before)
+    return {
+        "writes": stretch.writes,
+        "writes_per_second": stretch.rate,
+        "p50_ms": stretch.percentile_ms(50),
+        "p99_ms": stretch.percentile_ms(99),
+        "cpu_seconds_per_1000_writes": 1000 * cpu / max(1, ended["acknowledged"]),
+        "rss_mib": [view["rss"] / 2**20 for view in after],
+        "elections": max(view["term"] for view in after) - max(view["term"] for view in before),
+        "failed": ended["failed"],
+    }
+
+
+def median_row(rows: Sequence[Row]) -> Row:
+    """Return the row whose writes a second are the median, the lower one of an even number."""
+    middle = statistics.median_low(row["writes_per_second"] for row in rows)
+    return next(row for row in rows if row["writes_per_second"] == middle)
+
+
+def ratios(ours: Row, theirs: Row) -> Row:
+    """Return how many times theirs ours is, figure by figure."""
+    names = ("writes_per_second", "p50_ms", "p99_ms", "cpu_seconds_per_1000_writes")
+    return {name: ours[name] / theirs[name] for name in names if theirs[name]}
+
+
+@contextmanager
+def _clusters(options: Options, console: Console) -> Iterator[list[tuple[str, Cluster]]]:
+    """Run all that is to be compared, at the same time: what does not take writes costs next to nothing."""
+    settings = RiteraftSettings(options.loop, options.storage, options.consensus)
+    with ExitStack() as stack:
+        found = [("riteraft", stack.enter_context(riteraft_cluster(options.data_dir, settings)))]
+        if options.pysyncobj and not installed("pysyncobj"):
+            console.print("PySyncObj is not installed here and is left out")
+        elif options.pysyncobj:
+            found.append(("pysyncobj", stack.enter_context(pysyncobj_cluster(options.data_dir))))
+
+        yield found
+
+
+def run(options: Options, console: Console) -> dict[str, Any]:
+    """Measure level by level, the systems in turn within each, so that a busy machine is busy for all of them."""
+    levels = options.levels or LEVELS
+    rounds = options.rounds or 1
+    rows: dict[int, dict[str, list[Row]]] = {level: {} for level in levels}
+    view = _View(options)
+    # Gone when it ends: where the output is no terminal, only the last state is to be printed, and whole.
+    with (
+        _clusters(options, console) as clusters,
+        Live(view.show({}), console=console, auto_refresh=False, transient=True) as live,
+    ):
+        for turn in range(rounds):
+            for level in levels:
+                # Who comes first changes from round to round.
+                for name, cluster in clusters if turn % 2 == 0 else reversed(clusters):
+                    profile = None
+                    if options.profile is not None and name == "riteraft":
+                        profile = options.profile.with_name(f"{options.profile.name}.{level}")
+
+                    row = measure(cluster, level, options.seconds, options.at, profile, options.profiler)
+                    rows[level].setdefault(name, []).append(row)
+                    live.update(view.show(_summary(rows)), refresh=console.is_terminal)
+
+    summary = _summary(rows)
+    console.print(view.show(summary))
+    return {
+        "rounds": rounds,
+        "levels": [{"in_flight": level, **figures} for level, figures in summary.items()],
+        "all_rounds": [{"in_flight": level, **by_name} for level, by_name in rows.items()],
+    }
+
+
+def _summary(rows: dict[int, dict[str, list[Row]]]) -> dict[int, dict[str, Row]]:
+    summary = {}
+    for level, by_name in rows.items():
+        if by_name:
+            summary[level] = {name: median_row(found) for name, found in by_name.items()}
+            if len(by_name) == 2:
+                summary[level]["ratios"] = ratios(summary[level]["riteraft"], summary[level]["pysyncobj"])
+
+    return summary
+
+
+class _View:
+    """The tables, as far as they are known."""
+
+    def __init__(self, options: Options) -> None:
+        self._title = (
+            f"riteraft: three nodes, {options.consensus}, {options.storage}, {options.loop}, "
+            f"proposed at the {options.at}"
+        )
+
+    def show(self, summary: dict[int, dict[str, Row]]) -> Group:
+        tables = [self._table(self._title, "riteraft", summary)]
+        if any("pysyncobj" in figures for figures in summary.values()):
+            tables += [
+                self._table("PySyncObj: three nodes, in memory, no journal", "pysyncobj", summary),
+                self._ratios(summary),
+            ]
+
+        return Group(*tables)
+
+    def _table(self, title: str, name: str, summary: dict[int, dict[str, Row]]) -> Table:
+        table = Table(title=title, title_justify="left")
+        for column in ("in flight", "writes/s", "p50 ms", "p99 ms", "CPU s per 1,000", "MiB each", "elections"):
+            table.add_column(column, justify="right")
+
+        for level, figures in summary.items():
+            if (row := figures.get(name)) is not None:
+                table.add_row(
+                    f"{level:,}",
+                    f"{row['writes_per_second']:,.0f}",
+                    f"{row['p50_ms']:.2f}",
+                    f"{row['p99_ms']:.2f}",
+                    f"{row['cpu_seconds_per_1000_writes']:.3f}",
+                    " ".join(f"{rss:.0f}" for rss in row["rss_mib"]),
+                    str(row["elections"]),
+                )
+
+        return table
+
+    def _ratios(self, summary: dict[int, dict[str, Row]]) -> Table:
+        table = Table(title="riteraft / PySyncObj", title_justify="left")
+        for column in ("in flight", "writes/s", "p50", "p99", "CPU a write"):
+            table.add_column(column, justify="right")
+
+        for level, figures in summary.items():
+            if (row := figures.get("ratios")) is not None:
+                table.add_row(f"{level:,}", *[f"{value:.2f}" for value in row.values()])
+
+        return table
