@@ -88,6 +88,8 @@ class NodeProcess:
         self.poisoned = False
         self.address = f"127.0.0.1:{free_port()}"
         self.node_id = 0
+        self.environment: dict[str, str] = {}
+        """Variables for its processes, beside those of the test's own."""
         self._log_path = folder.parent / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
@@ -116,6 +118,7 @@ class NodeProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
+                env={**os.environ, **self.environment},
             )
 
         assert self._process.stdout is not None
@@ -144,6 +147,17 @@ class NodeProcess:
     def log(self) -> str:
         """All that its processes logged."""
         return self._log_path.read_text(errors="replace")
+
+    def memory(self, what: str = "VmRSS") -> int:
+        """Return its resident memory in bytes now, or with `VmHWM` the most there was since `forget_peak`."""
+        assert self._process is not None
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return next(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith(f"{what}:"))
+
+    def forget_peak(self) -> None:
+        """Let `memory("VmHWM")` begin anew."""
+        assert self._process is not None
+        Path(f"/proc/{self._process.pid}/clear_refs").write_text("5")
 
     def kill(self) -> None:
         """SIGKILL, as a power cut for this process."""
@@ -289,8 +303,12 @@ class NodeProcess:
 class Cluster:
     """Some nodes, by number from 1; what was done to them is counted in `faults`."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, settings: Mapping[str, Any], prepare: Callable[[NodeProcess], None] = lambda _: None
+    ) -> None:
+        """`prepare` is called with each node before its first start."""
         self.folder = folder
+        self._prepare = prepare
         self.settings = {
             "cluster": "tests",
             "timing": {"election_timeout": ELECTION_TIMEOUT},
@@ -308,6 +326,7 @@ class Cluster:
         """Add a node, not started yet."""
         name = name or f"n{len(self._all) + 1}"
         node = NodeProcess(name, self.folder / name, self.settings, self.faults)
+        self._prepare(node)
         self.nodes.append(node)
         self._all.append(node)
         return node
@@ -385,9 +404,11 @@ class Cluster:
 
 
 @contextmanager
-def running_cluster(folder: Path, size: int = 3, **settings: Any) -> Iterator[Cluster]:
+def running_cluster(
+    folder: Path, size: int = 3, prepare: Callable[[NodeProcess], None] = lambda _: None, **settings: Any
+) -> Iterator[Cluster]:
     """Run a cluster for the time of the block."""
-    cluster = Cluster(folder, settings)
+    cluster = Cluster(folder, settings, prepare)
     try:
         cluster.form(size)
         yield cluster

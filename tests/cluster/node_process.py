@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hashlib
+import io
 import json
 import logging
 import os
 import signal
 import sys
+from collections import Counter
 from typing import Any
 
 import anyio
@@ -23,6 +25,7 @@ from riteraft_core import CommandRejected, Config, ConfigError, Node, PluginErro
 
 STDIN = 0
 ORPHANED = 3
+PIECE = 1 << 20
 
 
 class Lists:
@@ -34,7 +37,7 @@ class Lists:
         self._poisoned = poisoned
 
     def apply(self, command: bytes) -> bytes:
-        do, key, value = json.loads(command)
+        do, key, value, *_ = json.loads(command)
         if do == "append":
             items = self.lists.setdefault(key, [])
             items.append(value)
@@ -57,14 +60,28 @@ class Lists:
 
         return b"unharmed"
 
+    def summary(self) -> bytes:
+        return json.dumps([self.lists, self.ballast], sort_keys=True).encode()
+
     def snapshot(self) -> bytes:
-        state = {"lists": self.lists, "ballast": {key: key[0] * size for key, size in self.ballast.items()}}
-        return json.dumps(state, sort_keys=True).encode()
+        state = io.BytesIO()  # holds the one copy that is returned
+        state.write(self.summary() + b"\n")
+        for key, size in sorted(self.ballast.items()):
+            piece = key[0].encode() * PIECE
+            for start in range(0, size, PIECE):
+                state.write(piece[: size - start])
+
+        return state.getvalue()
 
     def restore(self, snapshot: bytes) -> None:
-        state = json.loads(snapshot)
-        self.lists = state["lists"]
-        self.ballast = {key: len(text) for key, text in state["ballast"].items()}
+        place = snapshot.index(b"\n") + 1
+        self.lists, self.ballast = json.loads(snapshot[:place])
+        for key, size in sorted(self.ballast.items()):
+            ends = snapshot[place : place + 1], snapshot[place + size - 1 : place + size]
+            assert set(ends) == {key[0].encode()}, f"the ballast {key!r} is not what was written"
+            place += size
+
+        assert place == len(snapshot), "a snapshot with something missing, or too much"
 
 
 class Control:
@@ -117,8 +134,42 @@ class Control:
         if do == "status":
             return dataclasses.asdict(node.status())
 
+        if do == "pump":
+            return await pump(node, timeout, **arguments)
+
         assert do == "digest"
-        return [node.status().applied, hashlib.sha256(self._store.snapshot()).hexdigest()]
+        return [node.status().applied, hashlib.sha256(self._store.summary()).hexdigest()]
+
+
+async def pump(
+    node: Node, timeout: float, key: str, clients: int, size: int, seconds: float = 0, wait: bool = True
+) -> dict[str, int]:
+    """Propose increments for some seconds, each client at least one, and the next when it is answered.
+
+    Return how many had which outcome, the error's name or "ok". All of them are one object, so that what the node
+    holds is what it made of them.
+    """
+    outcomes: Counter[str] = Counter()
+    command = json.dumps(["incr", key, "", "x" * size]).encode()
+    over = anyio.current_time() + seconds
+
+    async def one() -> None:
+        while True:
+            try:
+                await node.propose(command, timeout=timeout, wait=wait)
+            except RiteraftError as exc:
+                outcomes[type(exc).__name__] += 1
+            else:
+                outcomes["ok"] += 1
+
+            if anyio.current_time() >= over:
+                return
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(clients):
+            tasks.start_soon(one)
+
+    return dict(outcomes)
 
 
 def say(message: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+RIGHT = 'storage = "memory"\ntransport = "pigeon"\nstore = "orders:OrderStore"\nbootstrap = true'
 STORE = """
 class OrderStore:
     def apply(self, command): return command
@@ -47,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def write(folder: Path, text: str = 'storage = "memory"\ntransport = "pigeon"\nstore = "orders:OrderStore"') -> None:
+def write(folder: Path, text: str = RIGHT) -> None:
     (folder / "n1.toml").write_text(f'cluster = "orders"\naddress = "127.0.0.1:7001"\n{text}\n')
 
 

@@ -83,7 +83,9 @@ def test_the_config_of_the_design(write: WriteConfig, tmp_path: Path) -> None:
             max_proposals_in_flight = 10
             [snapshot]
             entries = 100
+            bytes = 1_000_000
             tail = 50
+            tail_bytes = 0
             """
         )
     )
@@ -98,6 +100,7 @@ def test_the_config_of_the_design(write: WriteConfig, tmp_path: Path) -> None:
     assert config.timing.tick == pytest.approx(0.1)
     assert config.limits.max_proposals_in_flight == 10
     assert (config.snapshot.entries, config.snapshot.tail) == (100, 50)
+    assert (config.snapshot.bytes, config.snapshot.tail_bytes) == (1_000_000, 0)
 
 
 def test_two_fields_are_enough() -> None:
@@ -295,6 +298,8 @@ def test_every_error_has_its_own_line_and_place(write: WriteConfig, monkeypatch:
         ("timing = { election_timeout = nan }", "timing.election_timeout"),
         ("limits = { max_bytes_in_flight = 10 }", "limits"),
         ("snapshot = { entries = 0 }", "snapshot.entries"),
+        ("snapshot = { bytes = 0 }", "snapshot.bytes"),
+        ("snapshot = { tail_bytes = -1 }", "snapshot.tail_bytes"),
     ],
 )
 def test_wrong_values_are_refused(write: WriteConfig, text: str, field: str) -> None:

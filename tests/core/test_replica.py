@@ -659,6 +659,36 @@ def test_a_snapshot_is_made_at_the_applied_index_and_the_log_cut_behind_it() -> 
     assert bench.told("compact") == [("compact", 10)]
 
 
+def test_a_snapshot_is_made_after_so_many_bytes_and_its_tail_is_bounded_by_bytes() -> None:
+    # Fifty commands of a megabyte each would otherwise lie in memory until ten thousand of them are there.
+    bench = Bench(snapshot_bytes=2_500, tail_bytes=1_500)
+    bench.open_session()
+    for sequence in (1, 2, 3):
+        work = applying(bench.commit(command(10 + sequence, sequence, bytes(1_000))))
+        bench.replica.applied_batch(work, [b""])
+        effects = bench.effects()
+        assert (effects.snapshot is not None) is (sequence == 3)
+
+    assert effects.snapshot is not None
+    bench.replica.snapshot_taken()
+    bench.replica.snapshot_staged(effects.snapshot, "token")
+    assert bench.effects().write == Compact("token", 12, effects.snapshot)
+
+
+def test_the_tail_before_a_restart_counts_after_it() -> None:
+    bench = Bench()
+    rows = [(index, 2, bytes(1_000)) for index in range(2, 12)]
+    replica = Replica(
+        bench.engine,
+        US,
+        Recovered(US, HardState(2, 0, 9), Anchor(1, 1), bench.meta, rows),
+        address=HOME,
+        nonce=NONCE,
+        settings=ReplicaSettings(tail_bytes=3_000),
+    )
+    assert replica._log_sizes.tail_start() == 6  # of the snapshot's nine, those after it being yet to be applied
+
+
 def test_the_log_a_peer_needs_after_its_snapshot_is_kept() -> None:
     # Rule 13: what streams is pinned.
     bench = Bench(tail_entries=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any, cast
@@ -106,7 +107,11 @@ class Applier:
 
         :raises StoreError: it raised.
         """
-        await self._call("restore", b"".join([chunk async for chunk in chunks]))
+        whole = io.BytesIO()  # gives out what it holds without a second copy: a state may be large
+        async for chunk in chunks:
+            whole.write(chunk)
+
+        await self._call("restore", whole.getvalue())
 
     async def _call(self, method: str, *args: bytes) -> Any:
         call = getattr(self._store, method)

@@ -13,6 +13,21 @@ from ._config_sources import FieldPath, Origins, variable_name
 from ._plugins import nearest
 
 
+_SHOULD = "Input should be "
+_WANTED = {
+    "bool_": "must be true or false",
+    "float_": "must be a number",
+    "int_": "must be a whole number",
+    "finite_number": "must be a finite number",
+    "string_type": 'must be a text, as in "text"',
+    "string_too_short": "must not be empty",
+    "path_": 'must be a path, as in "data/n1"',
+    "tuple_": 'must be a list, as in ["127.0.0.1:7001"]',
+    "model_": "must be a table of fields",
+}
+"""What pydantic wants, by how its type of error begins, in the words of a config file."""
+
+
 def explain(error: ValidationError, model: type[BaseModel], origins: Origins, under: FieldPath = ()) -> str:
     """Return one line for each thing that is wrong; `under` is where `model` stands in the config."""
     lines = [_line(detail, model, origins, under) for detail in error.errors(include_url=False)]
@@ -35,8 +50,17 @@ def _line(detail: ErrorDetails, model: type[BaseModel], origins: Origins, under:
     elif detail["type"] == "value_error":
         what = str(detail["ctx"]["error"])
     else:
-        what = f"{detail['msg'][0].lower()}{detail['msg'][1:]}; it is {reprlib.repr(detail['input'])}"
+        what = f"{_wanted(detail)}; it is {reprlib.repr(detail['input'])}"
     return located(path, what, origins)
+
+
+def _wanted(detail: ErrorDetails) -> str:
+    for words, wanted in _WANTED.items():
+        if detail["type"].startswith(words):
+            return wanted
+
+    message = detail["msg"]
+    return f"must be {message.removeprefix(_SHOULD)}" if message.startswith(_SHOULD) else message
 
 
 def _unknown(inner: FieldPath, model: type[BaseModel], origins: Origins, under: FieldPath) -> str:

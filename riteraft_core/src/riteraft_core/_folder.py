@@ -28,10 +28,13 @@ class Folder:
         self._in_memory: dict[str, list[Any]] = {}
 
     def refuse_if_left(self) -> None:
-        """Check that the node of this folder has not left its cluster.
+        """Check that this can be a node's folder, and that its node has not left its cluster.
 
-        :raises ConfigError: it has; its id and its log are of no use any more.
+        :raises ConfigError: it is a file; or the node has left: its id and its log are of no use any more.
         """
+        if self._path is not None and self._path.exists() and not self._path.is_dir():
+            raise ConfigError(f"data_dir: {self._path} is a file, and a node needs a folder: name another")
+
         if self._path is not None and (self._path / _LEFT).exists():
             raise ConfigError(
                 f"data_dir: {self._path} belongs to a node that left its cluster: remove the folder, or name another"

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import secrets
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 
 import anyio.to_thread
@@ -22,6 +23,7 @@ from ._plugins import CONSENSUS, KINDS, STORAGE, TRANSPORT, Plugins, require_bac
 from ._replica import FOUNDING, Replica, ReplicaSettings, found
 from ._requests import Join
 from .config import Config
+from .errors import ConfigError
 from .protocols import Consensus, EngineContext, Handler, LogStorage, StorageContext, Transport, TransportContext
 from .types import HardState, Identity, LogBatch, Recovered
 
@@ -60,7 +62,9 @@ class Recovery:
             require_backend(kind, provider)
 
         folder = Folder(config.data_dir)
-        await anyio.to_thread.run_sync(folder.refuse_if_left)
+        with _placed(config):
+            await anyio.to_thread.run_sync(folder.refuse_if_left)
+
         storage = await self._open_storage()
         recovered = await storage.load()
         transport: Transport | None = None
@@ -98,11 +102,7 @@ class Recovery:
         config = self.config
         if not config.bootstrap:
             if not config.peers:
-                raise config.wrong(
-                    "peers",
-                    "data_dir holds no node yet: set `bootstrap = true` on the one node that forms a new cluster, "
-                    "or `peers` to the address of any member to join one",
-                )
+                raise config.neither_bootstrap_nor_peers()
 
             disk_id = await anyio.to_thread.run_sync(folder.join_token)
             admitted = await join(transport, config.peers, Join(config.cluster, disk_id, address), self.logger)
@@ -167,7 +167,7 @@ class Recovery:
         replica = Replica(
             engine,
             identity,
-            Recovered(identity, hard_state, recovered.anchor, recovered.snapshot),
+            Recovered(identity, hard_state, recovered.anchor, recovered.snapshot, recovered.entries),
             address=address,
             nonce=secrets.token_bytes(16),
             hints=hints,
@@ -175,7 +175,9 @@ class Recovery:
                 max_proposals_in_flight=config.limits.max_proposals_in_flight,
                 max_bytes_in_flight=config.limits.max_bytes_in_flight,
                 snapshot_entries=config.snapshot.entries,
+                snapshot_bytes=config.snapshot.bytes,
                 tail_entries=config.snapshot.tail,
+                tail_bytes=config.snapshot.tail_bytes,
                 max_pinned_bytes=config.limits.max_pinned_bytes,
                 retry_ticks=config.timing.engine.election_tick,
             ),
@@ -203,16 +205,27 @@ class Recovery:
     async def _open_storage(self) -> LogStorage:
         provider, options = self.config.resolve(STORAGE, self.plugins)
         context = StorageContext(self.config.data_dir, GROUP, self.logger)
-        return await self.stack.enter_async_context(provider.open(options, context))
+        with _placed(self.config):
+            return await self.stack.enter_async_context(provider.open(options, context))
 
     async def _listen(self, identity: Identity | None) -> Transport:
         provider, options = self.config.resolve(TRANSPORT, self.plugins)
         context = TransportContext(identity, self.config.address, self.handler, self.logger)
-        return await self.stack.enter_async_context(provider.open(options, context))
+        with _placed(self.config):
+            return await self.stack.enter_async_context(provider.open(options, context))
 
     async def _open_engine(self, context: EngineContext) -> Consensus:
         provider, options = self.config.resolve(CONSENSUS, self.plugins)
         return await self.stack.enter_async_context(provider.open(options, context))
+
+
+@contextmanager
+def _placed(config: Config) -> Iterator[None]:
+    """Say of a field that a part found wrong where it stands: the part knows its own context only."""
+    try:
+        yield
+    except ConfigError as exc:
+        raise config.placed(exc) from exc.__cause__
 
 
 async def carry_out_write(storage: LogStorage, write: Write) -> None:

@@ -22,6 +22,7 @@ from . import _envelope, _requests
 from ._effects import Apply, Ask, Compact, Effects, Save, SendSnapshot, Write
 from ._envelope import Kind
 from ._log_batch import merge
+from ._log_sizes import LogSizes
 from ._membership import Membership
 from ._proposals import Proposal, Proposals, Ticket
 from ._reads import Reads, ReadTicket
@@ -73,6 +74,8 @@ class ReplicaSettings:
     """A snapshot is made after so many entries or bytes since the last, whichever comes first."""
     tail_entries: int = 5_000
     """Entries kept behind a snapshot, so that a follower a little behind is not sent the whole state."""
+    tail_bytes: int = 32 * 1024 * 1024
+    """The same in bytes, whichever is less: the engine holds the log after the last compaction in memory."""
     max_pinned_bytes: int = 1024 * 1024 * 1024
     """Log that may stay only because a snapshot from before it is being sent; beyond it the peer needs another."""
     retry_ticks: int = 20
@@ -205,6 +208,12 @@ class Replica:
         self._applying: Apply | None = None
         self._applied_bytes = 0
         self._bytes_at_snapshot = 0
+        self._log_sizes = LogSizes(self._anchor, self.settings.tail_bytes)
+        for index, _, data in recovered.entries:
+            if index <= self.applied:  # those after it are counted when they are applied
+                self._log_sizes.add(index, len(data))
+
+        self._tail_start = 0
         self._snapshot_wanted = False
         self._snapshotting = False
         self._store_busy = False
@@ -398,7 +407,7 @@ class Replica:
             for stream, bytes_before in self._streams.items()
             if self._applied_bytes - bytes_before <= self.settings.max_pinned_bytes
         ]
-        index = max(0, min(meta.index - self.settings.tail_entries, *pinned, meta.index))
+        index = max(0, min(max(meta.index - self.settings.tail_entries, self._tail_start), *pinned, meta.index))
         self._compaction = Compact(token, index, meta)
 
     def snapshot_sent(self, stream: SendSnapshot, ok: bool) -> None:
@@ -436,6 +445,7 @@ class Replica:
         self._membership, self._sessions = _decode_state(meta)
         self._peers_changed = True
         self.applied, self._applied_term, self._bytes_at_snapshot = meta.index, meta.term, self._applied_bytes
+        self._log_sizes.restart(meta.index)
         self._review_after_restore()
         self._release_readers()
 
@@ -985,6 +995,7 @@ class Replica:
             self._snapshotting = self._store_busy = True
             self._snapshot_wanted = False
             self._bytes_at_snapshot = self._applied_bytes
+            self._tail_start = self._log_sizes.tail_start()
             effects.snapshot = SnapshotMeta(
                 self.applied,
                 self._applied_term,
@@ -1039,6 +1050,7 @@ class Replica:
 
         self.applied, self._applied_term = work.index, work.term
         self._applied_bytes += work.size
+        self._log_sizes.add(work.index, work.size)
         if self._session_changed:
             self._adopt_session()
 

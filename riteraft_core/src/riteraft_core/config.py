@@ -126,8 +126,13 @@ class Snapshots(_Table):
     entries: int = Field(default=10_000, ge=1)
     """Entries applied since the last snapshot before the next: bounds the replay at a start to a second or so, and
     the cost of a snapshot is spread over that many commands."""
+    bytes: int = Field(default=64 * MIB, ge=1)
+    """The same in bytes of commands, whichever comes first: the log since the last snapshot is held in memory. A state
+    of many gigabytes wants more, for each snapshot writes all of it."""
     tail: int = Field(default=5_000, ge=0)
     """Entries kept behind a snapshot: a follower that lags by less gets them instead of the whole state."""
+    tail_bytes: int = Field(default=32 * MIB, ge=0)
+    """The same in bytes of commands, whichever is less: the tail is held in memory too."""
 
 
 class Config(BaseSettings):
@@ -213,6 +218,19 @@ class Config(BaseSettings):
     def wrong(self, field: str, what: str) -> ConfigError:
         """Return the error for a field that turned out wrong later; the text begins with where it stands."""
         return ConfigError(located((field,), what, self._origins))
+
+    def neither_bootstrap_nor_peers(self) -> ConfigError:
+        """Return the error for a node that neither forms a cluster nor knows whom to ask for admission."""
+        return self.wrong(
+            "peers",
+            "data_dir holds no node yet: set `bootstrap = true` on the one node that forms a new cluster, "
+            "or `peers` to the address of any member to join one",
+        )
+
+    def placed(self, error: ConfigError) -> ConfigError:
+        """Return the error with the place in front of the field that its text begins with, as in `address: taken`."""
+        field, colon, what = str(error).partition(": ")
+        return self.wrong(field, what) if colon and field in type(self).model_fields else error
 
     @field_validator("peers", mode="before")
     @classmethod

@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import anyio
@@ -121,7 +121,13 @@ class Node:
 
         :raises NodeStopped: the node has stopped.
         """
-        return self._running().replica.status()
+        parts = self._running()
+        status = parts.replica.status()
+        counted = getattr(parts.transport, "counters", {})  # a transport may count what it refused
+        if not counted:
+            return status
+
+        return replace(status, counters={**status.counters, **{f"transport: {why}": n for why, n in counted.items()}})
 
     async def propose(self, command: bytes, *, timeout: float | None = None, wait: bool = True) -> bytes:
         """Have a command applied on every node; return the Store's answer, once this node itself has applied it.

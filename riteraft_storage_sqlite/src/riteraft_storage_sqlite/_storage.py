@@ -566,7 +566,9 @@ async def open_sqlite(options: SqliteOptions, context: StorageContext) -> AsyncI
     :raises StorageError: the folder is in use, or what is in it is foreign, damaged or of another format.
     """
     if context.data_dir is None:
-        raise ConfigError("the sqlite log storage keeps files: set `data_dir`, or use the memory storage in tests")
+        raise ConfigError(
+            'data_dir: is needed, for the sqlite log storage keeps files; for example data_dir = "data/n1"'
+        )
 
     storage = SqliteStorage(options, context.data_dir, context.group)
     try:

@@ -133,6 +133,9 @@ def check(file: ConfigFile) -> None:
             config.resolve(kind, plugins)
         if config.store is not None:  # a program may pass its Store in code
             load_store(config)
+        folder = config.data_dir
+        if not (config.bootstrap or config.peers or (folder is not None and folder.exists())):
+            raise config.neither_bootstrap_nor_peers()
     chosen = ", ".join(f"{kind.noun} {getattr(config, kind.field).name}" for kind in KINDS)
     typer.echo(f"{file} is right: cluster {config.cluster}, address {config.address}, {chosen}")
 

@@ -255,7 +255,7 @@ class SimulatedNode:
         replica = Replica(
             engine,
             self.identity,
-            Recovered(self.identity, hard_state, recovered.anchor, recovered.snapshot),
+            Recovered(self.identity, hard_state, recovered.anchor, recovered.snapshot, recovered.entries),
             address=self.address,
             nonce=self.net.random.randbytes(16),
             hints=self.disk.hints,
