@@ -86,6 +86,10 @@ class NodeProcess:
         self.settings = dict(settings)
         self.faults = faults
         self.poisoned = False
+        self.traits: set[str] = set()
+        """What else its Store is, beside poisoned; see `node_process`."""
+        self.wrapper: list[str] = []
+        """What is put before its command, to run it under other circumstances."""
         self.address = f"127.0.0.1:{free_port()}"
         self.node_id = 0
         self.environment: dict[str, str] = {}
@@ -112,9 +116,10 @@ class NodeProcess:
         wanted = {"address": self.address, "data_dir": str(self.folder), **self.settings, **settings}
         self._ready.clear()
         self._heard = True
+        traits = {*self.traits, *(["poisoned"] if self.poisoned else [])}
         with self._log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, str(_NODE), json.dumps(wanted), "poisoned" if self.poisoned else "sound"],
+                [*self.wrapper, sys.executable, str(_NODE), json.dumps(wanted), ",".join(sorted(traits)) or "sound"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -146,7 +151,7 @@ class NodeProcess:
     @property
     def log(self) -> str:
         """All that its processes logged."""
-        return self._log_path.read_text(errors="replace")
+        return self._log_path.read_text(errors="replace") if self._log_path.exists() else ""
 
     def memory(self, what: str = "VmRSS") -> int:
         """Return its resident memory in bytes now, or with `VmHWM` the most there was since `forget_peak`."""
@@ -303,12 +308,8 @@ class NodeProcess:
 class Cluster:
     """Some nodes, by number from 1; what was done to them is counted in `faults`."""
 
-    def __init__(
-        self, folder: Path, settings: Mapping[str, Any], prepare: Callable[[NodeProcess], None] = lambda _: None
-    ) -> None:
-        """`prepare` is called with each node before its first start."""
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.folder = folder
-        self._prepare = prepare
         self.settings = {
             "cluster": "tests",
             "timing": {"election_timeout": ELECTION_TIMEOUT},
@@ -317,6 +318,8 @@ class Cluster:
         }
         self.faults: Counter[str] = Counter()
         self.nodes: list[NodeProcess] = []
+        self.prepare: Callable[[NodeProcess], None] = lambda node: None
+        """Called for each node before its first start."""
         self._all: list[NodeProcess] = []
 
     def __getitem__(self, number: int) -> NodeProcess:
@@ -326,7 +329,7 @@ class Cluster:
         """Add a node, not started yet."""
         name = name or f"n{len(self._all) + 1}"
         node = NodeProcess(name, self.folder / name, self.settings, self.faults)
-        self._prepare(node)
+        self.prepare(node)
         self.nodes.append(node)
         self._all.append(node)
         return node
@@ -405,10 +408,11 @@ class Cluster:
 
 @contextmanager
 def running_cluster(
-    folder: Path, size: int = 3, prepare: Callable[[NodeProcess], None] = lambda _: None, **settings: Any
+    folder: Path, size: int = 3, *, prepare: Callable[[NodeProcess], None] | None = None, **settings: Any
 ) -> Iterator[Cluster]:
-    """Run a cluster for the time of the block."""
-    cluster = Cluster(folder, settings, prepare)
+    """Run a cluster for the time of the block; `prepare` is called for each node before its first start."""
+    cluster = Cluster(folder, settings)
+    cluster.prepare = prepare or cluster.prepare
     try:
         cluster.form(size)
         yield cluster

@@ -15,7 +15,9 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 import anyio
@@ -29,12 +31,16 @@ PIECE = 1 << 20
 
 
 class Lists:
-    """Lists of texts by key; and what a test needs to make trouble."""
+    """Lists of texts by key; and what a test needs to make trouble.
 
-    def __init__(self, poisoned: bool) -> None:
+    Its traits: `poisoned` (the command `poison` does harm), `threaded`.
+    """
+
+    def __init__(self, traits: Collection[str]) -> None:
         self.lists: dict[str, list[str]] = {}
         self.ballast: dict[str, int] = {}
-        self._poisoned = poisoned
+        self.threaded = "threaded" in traits
+        self._poisoned = "poisoned" in traits
 
     def apply(self, command: bytes) -> bytes:
         do, key, value, *_ = json.loads(command)
@@ -56,9 +62,22 @@ class Lists:
             raise CommandRejected(value, key.encode())
 
         if do == "poison" and self._poisoned:
-            raise RuntimeError("this Store was poisoned")
+            return self._suffer(key, value)
 
         return b"unharmed"
+
+    def _suffer(self, kind: str, value: str) -> bytes:
+        if kind == "wrong type":
+            return value  # type: ignore[return-value] # that is the fault
+
+        if kind == "slow":
+            time.sleep(float(value))
+        elif kind == "differ":
+            self.lists.setdefault(value, []).append("out of thin air")
+        else:
+            raise RuntimeError("this Store was poisoned")
+
+        return b"harmed"
 
     def summary(self) -> bytes:
         return json.dumps([self.lists, self.ballast], sort_keys=True).encode()
@@ -82,6 +101,13 @@ class Lists:
             place += size
 
         assert place == len(snapshot), "a snapshot with something missing, or too much"
+
+
+class Digested(Lists):
+    """The same with a digest: the trait `digest`."""
+
+    def digest(self) -> bytes:
+        return hashlib.sha256(self.snapshot()).digest()
 
 
 class Control:
@@ -130,6 +156,12 @@ class Control:
 
         if do == "leave":
             return await node.leave(timeout=timeout)
+
+        if do == "remove":
+            return await node.remove(arguments["node_id"], timeout=timeout)
+
+        if do == "clock":
+            return time.time()
 
         if do == "status":
             return dataclasses.asdict(node.status())
@@ -187,8 +219,8 @@ async def _tell_tasks() -> None:
             sys.stderr.flush()
 
 
-async def main(settings: dict[str, Any], poisoned: bool) -> int:
-    store = Lists(poisoned)
+async def main(settings: dict[str, Any], traits: Collection[str]) -> int:
+    store = Digested(traits) if "digest" in traits else Lists(traits)
     control = Control(store)
     code = 0
     async with anyio.create_task_group() as listening, anyio.create_task_group() as answering:
@@ -217,4 +249,4 @@ if __name__ == "__main__":
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s.%(msecs)03d %(message)s", datefmt="%H:%M:%S"
     )
-    sys.exit(anyio.run(main, json.loads(sys.argv[1]), sys.argv[2] == "poisoned"))
+    sys.exit(anyio.run(main, json.loads(sys.argv[1]), sys.argv[2].split(",")))

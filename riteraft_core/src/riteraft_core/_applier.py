@@ -12,6 +12,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
+from ._envelope import MAX_DIGEST_LENGTH
 from ._sessions import Answer, Rejection
 from .errors import CommandRejected, StoreError
 from .protocols import Store
@@ -32,6 +33,7 @@ class Applier:
         self._pending: Awaitable[bytes] | None = None
         """What a plain `apply` returned in place of an answer, to be awaited before the next command."""
         self._limiter: anyio.CapacityLimiter | None = None
+        self.has_digest = callable(getattr(store, "digest", None))
 
     def apply_at_once(self, commands: Sequence[bytes], last_index: int) -> list[Answer]:
         """Apply what a plain Store gets done within a time slice; return that many answers, then call `apply`.
@@ -87,7 +89,7 @@ class Applier:
             except Exception as exc:
                 raise _failed("apply", exc, last_index) from exc
             else:
-                answers.append(_checked(answer))
+                answers.append(_checked(answer, "apply", last_index))
 
             if time.monotonic() >= slice_end:
                 await anyio.lowlevel.checkpoint()
@@ -101,6 +103,17 @@ class Applier:
         :raises StoreError: it raised, or returned no bytes.
         """
         return _checked(await self._call("snapshot"), "snapshot")
+
+    async def digest(self) -> bytes:
+        """Return what the Store's whole state comes to.
+
+        :raises StoreError: it raised, or returned no bytes or too many.
+        """
+        digest = _checked(await self._call("digest"), "digest")
+        if len(digest) > MAX_DIGEST_LENGTH:
+            raise StoreError(f"Store.digest must return at most {MAX_DIGEST_LENGTH} bytes; it returned {len(digest)}")
+
+        return digest
 
     async def restore(self, chunks: AsyncIterator[bytes]) -> None:
         """Replace the Store's whole state.
@@ -134,7 +147,7 @@ class Applier:
         answers: list[Answer] = []
         for command in commands:
             try:
-                answers.append(_checked(cast("bytes", self._store.apply(command))))
+                answers.append(_checked(cast("bytes", self._store.apply(command)), "apply", last_index))
             except CommandRejected as rejected:
                 answers.append(Rejection(rejected.message, rejected.detail))
             except StoreError:
@@ -152,16 +165,19 @@ async def in_chunks(data: bytes) -> AsyncIterator[bytes]:
         yield bytes(view[start : start + CHUNK_SIZE])
 
 
-def _checked(answer: object, method: str = "apply") -> bytes:
+def _checked(answer: object, method: str, index: int | None = None) -> bytes:
     if not isinstance(answer, bytes):
-        raise StoreError(f"Store.{method} must return bytes; it returned {type(answer).__name__}")
+        raise StoreError(f"Store.{method} must return bytes; it returned {type(answer).__name__}{_where(index)}")
 
     return answer
 
 
 def _failed(method: str, exc: Exception, index: int | None) -> StoreError:
-    where = f" (in the batch that ends at log index {index})" if index is not None else ""
     return StoreError(
-        f"Store.{method} raised {type(exc).__name__}: {exc}{where}. The node stops, for its state may differ from its "
+        f"Store.{method} raised {type(exc).__name__}: {exc}{_where(index)}. The node stops, for its state may differ from its "
         f"peers'. To refuse a command, raise riteraft_core.CommandRejected"
     )
+
+
+def _where(index: int | None) -> str:
+    return f" (in the batch that ends at log index {index})" if index is not None else ""

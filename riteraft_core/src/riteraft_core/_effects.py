@@ -82,6 +82,8 @@ class Effects:
     apply: Apply | None = None
     snapshot: SnapshotMeta | None = None
     """Call `Store.snapshot` now, then `Replica.snapshot_taken`; stage it, then `Replica.snapshot_staged`."""
+    digest: int | None = None
+    """Call `Store.digest` now, at this applied index, then `Replica.digest_taken`."""
     answered: Sequence[Ticket] = ()
     asks: Sequence[Ask] = ()
     send_snapshots: Sequence[SendSnapshot] = ()

@@ -22,6 +22,8 @@ _COMMAND_KIND = 1
 
 MAX_ADDRESS_LENGTH = 300
 """A DNS name has at most 253 characters; brackets, a colon and a port come on top."""
+MAX_DIGEST_LENGTH = 64
+"""Bytes of a Store's digest: SHA-512 has as many."""
 
 
 class Kind(enum.IntEnum):
@@ -32,9 +34,10 @@ class Kind(enum.IntEnum):
     ALLOCATE = 3
     ADDRESS = 4
     CONF_CHANGE = 5
+    DIGEST = 6
 
 
-FORWARDED_KINDS = frozenset({Kind.COMMAND, Kind.OPEN_SESSION, Kind.ADDRESS})
+FORWARDED_KINDS = frozenset({Kind.COMMAND, Kind.OPEN_SESSION, Kind.ADDRESS, Kind.DIGEST})
 """What a follower may ask its leader to append; everything else the leader decides on itself."""
 
 
@@ -134,6 +137,18 @@ def read_address(data: bytes) -> tuple[int, str]:
     return node_id, address
 
 
+def pack_digest(node_id: int, index: int, digest: bytes) -> bytes:
+    """Return the data of a DIGEST entry: what a node's Store came to at an applied index."""
+    packed: bytes = msgpack.packb((node_id, index, digest))
+    return packed
+
+
+def read_digest(data: bytes) -> tuple[int, int, bytes]:
+    """Take `pack_digest` back."""
+    node_id, index, digest = msgpack.unpackb(data)
+    return node_id, index, digest
+
+
 def is_valid(kind: Kind, context_raw: bytes, data: bytes) -> bool:
     """Say whether an entry that another node wants appended would be understood by every replica."""
     try:
@@ -156,6 +171,18 @@ def is_valid(kind: Kind, context_raw: bytes, data: bytes) -> bool:
                 and 0 < node_id < 1 << 62
                 and isinstance(address, str)
                 and len(address) <= MAX_ADDRESS_LENGTH
+            )
+
+        if kind is Kind.DIGEST:
+            compared: tuple[Any, Any, Any] = read_digest(data)
+            node_id, index, digest = compared
+            return (
+                isinstance(node_id, int)
+                and 0 < node_id < 1 << 62
+                and isinstance(index, int)
+                and 0 < index < 1 << 62
+                and isinstance(digest, bytes)
+                and len(digest) <= MAX_DIGEST_LENGTH
             )
     except (ValueError, TypeError, msgpack.UnpackException):
         pass

@@ -31,11 +31,20 @@ class Folder:
         """Check that this can be a node's folder, and that its node has not left its cluster.
 
         :raises ConfigError: it is a file; or the node has left: its id and its log are of no use any more.
+        :raises StorageError: the folder cannot be looked into.
         """
-        if self._path is not None and self._path.exists() and not self._path.is_dir():
-            raise ConfigError(f"data_dir: {self._path} is a file, and a node needs a folder: name another")
+        try:
+            if self._path is not None and self._path.exists() and not self._path.is_dir():
+                raise ConfigError(f"data_dir: {self._path} is a file, and a node needs a folder: name another")
 
-        if self._path is not None and (self._path / _LEFT).exists():
+            left = self._path is not None and (self._path / _LEFT).exists()
+        except OSError as exc:
+            raise StorageError(
+                f"{self._path}: data_dir cannot be looked into: {exc}; the user that runs the node must be the owner of "
+                f"the folder, or name another data_dir"
+            ) from exc
+
+        if left:
             raise ConfigError(
                 f"data_dir: {self._path} belongs to a node that left its cluster: remove the folder, or name another"
             )

@@ -126,7 +126,8 @@ class Recovery:
         if identity.cluster != config.cluster:
             raise config.wrong(
                 "cluster",
-                f"data_dir holds node {identity.node_id} of cluster {identity.cluster!r}, not of {config.cluster!r}: "
+                f"data_dir {config.data_dir} holds node {identity.node_id} of cluster {identity.cluster!r}, not of "
+                f"{config.cluster!r}: "
                 f"correct the name, or use another data_dir",
             )
 
@@ -178,6 +179,7 @@ class Recovery:
                 snapshot_bytes=config.snapshot.bytes,
                 tail_entries=config.snapshot.tail,
                 tail_bytes=config.snapshot.tail_bytes,
+                digest_entries=config.snapshot.digest if self.applier.has_digest else 0,
                 max_pinned_bytes=config.limits.max_pinned_bytes,
                 retry_ticks=config.timing.engine.election_tick,
             ),

@@ -19,6 +19,7 @@ from typing import Any
 import msgpack
 
 from . import _envelope, _requests
+from ._digests import Digests
 from ._effects import Apply, Ask, Compact, Effects, Save, SendSnapshot, Write
 from ._envelope import Kind
 from ._log_batch import merge
@@ -76,6 +77,8 @@ class ReplicaSettings:
     """Entries kept behind a snapshot, so that a follower a little behind is not sent the whole state."""
     tail_bytes: int = 32 * 1024 * 1024
     """The same in bytes, whichever is less: the engine holds the log after the last compaction in memory."""
+    digest_entries: int = 0
+    """The Store's digest is compared at each index that is a multiple of this; 0: it has none."""
     max_pinned_bytes: int = 1024 * 1024 * 1024
     """Log that may stay only because a snapshot from before it is being sent; beyond it the peer needs another."""
     retry_ticks: int = 20
@@ -123,8 +126,8 @@ def _decode_state(meta: SnapshotMeta) -> tuple[Membership, Sessions]:
 class Replica:
     """One node's part in the cluster, as plain calls.
 
-    Any method may raise what ends the node: `ConsensusError`, `LostAcknowledgedData`, `Removed`. The replica must not
-    be called again then, but for `stop`.
+    Any method may raise what ends the node: `ConsensusError`, `LostAcknowledgedData`, `Removed`, `StoreError`. The
+    replica must not be called again then, but for `stop`.
     """
 
     def __init__(
@@ -217,6 +220,8 @@ class Replica:
         self._snapshot_wanted = False
         self._snapshotting = False
         self._store_busy = False
+        self._digests = Digests(self.settings.digest_entries, engine.status().commit)
+        self._digest_told_at: int | None = None
         self._staged: tuple[SnapshotMeta, str] | None = None
         self._restoring: SnapshotMeta | None = None
         self._restore_due = False
@@ -400,6 +405,12 @@ class Replica:
         """Note that `Store.snapshot` returned: entries may be applied again."""
         self._store_busy = False
 
+    def digest_taken(self, index: int, digest: bytes) -> None:
+        """Take what `Store.digest` returned at the applied index `index`: entries may be applied again."""
+        self._store_busy = False
+        self._digests.take(index, digest)
+        self._digest_told_at = None
+
     def snapshot_staged(self, meta: SnapshotMeta, token: str) -> None:
         """Take the token of our own snapshot: it becomes the live one and the log behind it is cut."""
         pinned = [
@@ -443,6 +454,7 @@ class Replica:
         """Note that `Store.restore` took the live snapshot."""
         self._restoring = None
         self._membership, self._sessions = _decode_state(meta)
+        self._digests.skip(meta.index)
         self._peers_changed = True
         self.applied, self._applied_term, self._bytes_at_snapshot = meta.index, meta.term, self._applied_bytes
         self._log_sizes.restart(meta.index)
@@ -740,7 +752,7 @@ class Replica:
 
             self._asks_due = [ask for ask in self._asks_due if ask in self._announcing.values()]
             self._leader_deaf_until = 0
-            self._session_asked_at = self._address_asked_at = None
+            self._session_asked_at = self._address_asked_at = self._digest_told_at = None
             self._internal.clear()
             self._proposals.requeue_before(self.term)
 
@@ -764,6 +776,12 @@ class Replica:
         if member is not None and member.address != self.address and self._is_due(self._address_asked_at):
             self._address_asked_at = self._tick
             self._internal.append((_envelope.context(Kind.ADDRESS), _envelope.pack_address(self._me, self.address)))
+
+        digest = self._digests.unreported
+        voters = self._membership.conf_state.voters
+        if digest is not None and self._me in voters and len(voters) > 1 and self._is_due(self._digest_told_at):
+            self._digest_told_at = self._tick
+            self._internal.append((_envelope.context(Kind.DIGEST), _envelope.pack_digest(self._me, *digest)))
 
         if self.role is Role.LEADER and self._manage_due:
             self._manage_due = False
@@ -983,7 +1001,7 @@ class Replica:
         if self._restoring is not None:
             return
 
-        while self._committed and not self._wants_snapshot():
+        while self._committed and not self._wants_snapshot() and not self._digests.due(self.applied):
             work = self._plan()
             if work.commands:
                 effects.apply = self._applying = work
@@ -991,7 +1009,10 @@ class Replica:
 
             self._finish(work, ())
 
-        if self._wants_snapshot():
+        if self._digests.due(self.applied):
+            self._store_busy = True
+            effects.digest = self.applied
+        elif self._wants_snapshot():
             self._snapshotting = self._store_busy = True
             self._snapshot_wanted = False
             self._bytes_at_snapshot = self._applied_bytes
@@ -1030,7 +1051,7 @@ class Replica:
             elif context or data:
                 self._apply_internal(index, context, data)
 
-            if self._wants_snapshot_after(index):
+            if self._wants_snapshot_after(index) or self._digests.due(index):
                 break
 
         return Apply(index, term, size, commands, ids, repeats)
@@ -1078,8 +1099,16 @@ class Replica:
         elif kind is Kind.ADDRESS:
             self._membership.set_address(*_envelope.read_address(data))
             self._peers_changed = True
+        elif kind is Kind.DIGEST:
+            self._hear_digest(*_envelope.read_digest(data))
         else:
             raise ConsensusError(f"log entry {index} has kind {kind.name} and is no such entry")
+
+    def _hear_digest(self, node_id: int, index: int, digest: bytes) -> None:
+        split = self._digests.hear(self._me, self._membership.conf_state.voters, node_id, index, digest)
+        if split is not None:
+            self.counters["digests without a majority"] += 1
+            self._notes.append(split)
 
     def _adopt_session(self) -> None:
         """Take the session that our nonce opened; if a late copy of an older one closed it, open another.

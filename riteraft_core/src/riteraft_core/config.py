@@ -133,6 +133,9 @@ class Snapshots(_Table):
     """Entries kept behind a snapshot: a follower that lags by less gets them instead of the whole state."""
     tail_bytes: int = Field(default=32 * MIB, ge=0)
     """The same in bytes of commands, whichever is less: the tail is held in memory too."""
+    digest: int = Field(default=10_000, ge=100)
+    """If the Store has a `digest`, the nodes compare it at each log index that is a multiple of this: the same on
+    every node. Each comparison costs every node one digest and one small log entry."""
 
 
 class Config(BaseSettings):

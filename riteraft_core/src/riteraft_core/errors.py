@@ -89,6 +89,13 @@ class Removed(RiteraftError):
 class LostAcknowledgedData(RiteraftError):
     """This node's disk lost entries it had acknowledged: remove it from the cluster and join with an empty folder."""
 
+    def __init__(self, what: str) -> None:
+        """Take how it was found out."""
+        super().__init__(
+            f"{what}: this node's folder lost what it had acknowledged, or is an old copy; remove this node from its "
+            f"cluster and join again with an empty folder"
+        )
+
 
 # --- what is wrong before anything runs ------------------------------------------------------------------------------
 

@@ -71,8 +71,15 @@ class Rest:
     answers: list[Answer]
 
 
-StoreWork: TypeAlias = Rest | SnapshotMeta | Restore
-"""What the one task that calls the Store is given: apply, snapshot, restore."""
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """The Store is to tell what its state at this index comes to."""
+
+    index: int
+
+
+StoreWork: TypeAlias = Rest | SnapshotMeta | Restore | Digest
+"""What the one task that calls the Store is given: apply, snapshot, restore, digest."""
 
 
 class Node:
@@ -227,6 +234,34 @@ class Node:
         if not self._left:
             raise OutcomeUnknown(f"leaving was not confirmed within {timeout} s")
 
+    async def remove(self, node_id: int, *, timeout: float | None = None) -> None:
+        """Take another member out of the cluster, whether it runs or not: return once that is committed.
+
+        It needs a quorum of those that are members until then. A node that was removed before is no error. `timeout`
+        is in seconds.
+
+        :raises CommandRejected: no node ever had this id, or it is the last voter.
+        :raises OutcomeUnknown: it was not confirmed in that time; the node may be a member or not.
+        :raises NodeStopped: this node has stopped.
+        """
+        parts = self._running()
+        if node_id == parts.replica.identity.node_id:
+            raise ValueError(f"node {node_id} is this node itself: use `leave`")
+
+        with anyio.move_on_after(timeout):
+            while True:
+                reply = await self._request_removal(parts, node_id)
+                if reply is not None and reply.status is Status.OK:
+                    return
+
+                if reply is not None and reply.status is Status.REFUSED:
+                    raise CommandRejected(_requests.read_text(reply))
+
+                self._running()
+                await self._next_progress()
+
+        raise OutcomeUnknown(f"the removal of node {node_id} was not confirmed within {timeout} s")
+
     def stop(self) -> None:
         """Ask the node to stop; `wait_stopped` then returns, and the end of the `open_node` block sees to the rest."""
         self._stop_requested.set()
@@ -275,15 +310,8 @@ class Node:
         replica = parts.replica
         node_id = replica.identity.node_id
         while not self._removed:
-            remove = Remove(node_id)
-            if replica.role is Role.LEADER:
-                # It answers at once: it hands over first, or says why it cannot go.
-                reply = replica.request(remove).outcome
-                self._wake.set()
-            else:
-                reply = await self._ask_leader(parts, _requests.encode(remove))
-
-            if isinstance(reply, Reply):
+            reply = await self._request_removal(parts, node_id)  # a leader hands over first, or says why it cannot go
+            if reply is not None:
                 if reply.status is Status.OK:
                     break
 
@@ -291,6 +319,7 @@ class Node:
                     raise CommandRejected(_requests.read_text(reply))
 
             if not self._removed:
+                self._running()
                 await self._next_progress()
 
         # From here on nothing may undo it: the cluster has agreed.
@@ -300,6 +329,20 @@ class Node:
         self._left = True
         self._logger.info("left cluster %r", replica.identity.cluster)
         self._stop_requested.set()
+
+    async def _request_removal(self, parts: Parts, node_id: int) -> Reply | None:
+        """Ask the leader, that may be this node, to remove a node; None if nobody answered."""
+        request = Remove(node_id)
+        if parts.replica.role is not Role.LEADER:
+            return await self._ask_leader(parts, _requests.encode(request))
+
+        ticket = parts.replica.request(request)
+        try:
+            await self._outcome(ticket)
+        finally:
+            parts.replica.drop_request(ticket)
+
+        return ticket.outcome if isinstance(ticket.outcome, Reply) else None
 
     async def _ask_leader(self, parts: Parts, payload: bytes) -> Reply | None:
         address = parts.replica.address_of(parts.replica.leader)
@@ -385,6 +428,7 @@ class Node:
             self._wake_callers(self._parts.replica.stop())
 
         self._make_room(len(self._waiting_for_room))
+        self._note_progress()
         self._stop_requested.set()
 
     async def _wind_down(self) -> None:
@@ -443,6 +487,8 @@ class Node:
             self._store_work.put(Restore(effects.restore))
         elif effects.snapshot is not None:
             self._store_work.put(effects.snapshot)
+        elif effects.digest is not None:
+            self._store_work.put(Digest(effects.digest))
 
         if effects.answered:
             self._wake_callers(effects.answered)
@@ -490,6 +536,8 @@ class Node:
                     await parts.applier.restore(chunks)
 
                 replica.restored(meta)
+            elif isinstance(work, Digest):
+                replica.digest_taken(work.index, await parts.applier.digest())
             else:
                 data = await parts.applier.snapshot()
                 replica.snapshot_taken()

@@ -37,6 +37,13 @@ class Store(Protocol):
 
     Each method may be plain or `async def`. Plain ones run on the event loop, so a program reads its own Store
     without locks; with a class attribute `threaded = True` they run in one worker thread.
+
+    A method `digest(self) -> bytes`, plain or async, is optional: at most 64 bytes that depend on nothing but the
+    state, a hash of it for example. If there is one, the voters compare it after every so many log entries
+    (`snapshot.digest`, 10,000), and a node whose Store differs from most of the others' stops with a `StoreError`
+    that names the index and both digests. Without a majority for any state nobody can say who is right: then the log
+    and `status().counters` tell. While it runs no command is applied. A release that takes it in another way must
+    reach all nodes before the next comparison, or those that are fewer stop.
     """
 
     def apply(self, command: bytes) -> bytes | Awaitable[bytes]:

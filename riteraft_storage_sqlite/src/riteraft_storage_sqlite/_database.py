@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 import struct
 import zlib
@@ -120,9 +121,7 @@ class Connection:
             self._failure = exc
             raise
         except Exception as exc:
-            # The plain DatabaseError, none of its subclasses, is SQLite's word for a file it cannot make sense of.
-            cure = f"; {CURE}" if type(exc) is sqlite3.DatabaseError else ""
-            self._failure = StorageError(f"{self._path}: {doing} failed: {exc}{cure}")
+            self._failure = StorageError(f"{self._path}: {doing} failed: {exc}{_cure(exc)}")
             raise self._failure from exc
 
     async def close(self) -> None:
@@ -144,6 +143,42 @@ class Connection:
         """Connect to the file, which must be there. Blocks."""
         self._raw = _connect(self._path)
         return self._raw
+
+
+_CURES = (
+    (
+        {errno.ENOSPC, errno.EDQUOT},
+        {"database or disk is full"},
+        "the disk is full: make room on it and start the node again, it goes on where it was",
+    ),
+    (
+        {errno.EIO},
+        {"disk I/O error"},
+        "the disk fails: see the system's log, then start the node again; if it comes back with damage, remove the "
+        "node from its cluster and join again with an empty folder",
+    ),
+    (
+        {errno.EACCES, errno.EPERM},
+        {"unable to open database file", "attempt to write a readonly database"},
+        "the user that runs the node must be the owner of the folder and all in it, or name another data_dir",
+    ),
+    ({errno.EROFS}, set(), "the disk is mounted for reading only: mount it for writing, or name another data_dir"),
+    (
+        {errno.EMFILE, errno.ENFILE},
+        set(),
+        "too many files and sockets are open: raise the limit (`ulimit -n`) and start the node again",
+    ),
+)
+"""What the system or SQLite says went wrong, and what to do about it."""
+
+
+def _cure(exc: Exception) -> str:
+    for numbers, texts, cure in _CURES:
+        if (isinstance(exc, OSError) and exc.errno in numbers) or (isinstance(exc, sqlite3.Error) and str(exc) in texts):
+            return f"; {cure}"
+
+    # The plain DatabaseError, none of its subclasses, is SQLite's word for a file it cannot make sense of.
+    return f"; {CURE}" if type(exc) is sqlite3.DatabaseError else ""
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -209,6 +244,9 @@ def open_writer(connection: Connection, path: Path) -> None:
         application = _value(raw, "PRAGMA application_id")
         version = _value(raw, "PRAGMA user_version")
     except sqlite3.DatabaseError as exc:
+        if type(exc) is not sqlite3.DatabaseError:  # the disk's fault, not the file's
+            raise
+
         raise StorageError(f"{path} cannot be read as a SQLite database ({exc}); {CURE}") from exc
 
     if application != APPLICATION:

@@ -6,6 +6,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 
 from riteraft_core.errors import StorageError
@@ -14,8 +15,20 @@ DATABASE = "raft.db"
 LOCK = "raft.lock"
 
 
+BESIDE = (".*", "*.log", "*.pid", "*.toml", "lost+found")
+"""What may stand in a folder that is to become a node's: nothing that is another program's data."""
+OURS = (f"{DATABASE}*", LOCK, "join*", "left*")
+"""Files of this storage, and of core beside it."""
+
+
 def make_folder(folder: Path) -> None:
-    """Make the folder if it is missing, for its owner only; one that exists keeps the mode its owner gave it."""
+    """Make the folder if it is missing, for its owner only; one that exists keeps the mode its owner gave it.
+
+    :raises StorageError: it is no folder, or it holds the files of something else.
+    """
+    if folder.exists():
+        _refuse_foreign(folder)
+
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if missing:
@@ -23,6 +36,24 @@ def make_folder(folder: Path) -> None:
 
     for made in missing:
         sync_folder(made.parent)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if not folder.is_dir():
+        raise StorageError(f"{folder} is not a folder: name another data_dir")
+
+    if (folder / DATABASE).exists():
+        return
+
+    strangers = sorted(
+        path.name for path in folder.iterdir() if not any(fnmatch(path.name, known) for known in (*BESIDE, *OURS))
+    )
+    if strangers:
+        more = f" and {len(strangers) - 3} more" if len(strangers) > 3 else ""
+        raise StorageError(
+            f"{folder} holds no node but the files of something else ({', '.join(strangers[:3])}{more}): "
+            "give the node a data_dir of its own, empty or not there yet"
+        )
 
 
 def sync_folder(folder: Path) -> None:

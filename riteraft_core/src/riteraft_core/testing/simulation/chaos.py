@@ -42,6 +42,7 @@ def _draw_settings(seed: int) -> ReplicaSettings:
         tail_entries=random.choice((0, 5, 50)),
         lazy_commit_ticks=random.choice((1, 20)),
         tail_bytes=random.choice((0, 100, 10_000)),
+        digest_entries=random.choice((0, 20, 50)),
     )
 
 

@@ -449,6 +449,8 @@ class SimulatedNode:
             self.later(net.random.uniform(0, 0.05), self._restore)
         elif effects.snapshot is not None:
             self._begin_snapshot(effects.snapshot)
+        elif effects.digest is not None:
+            self._begin_digest(effects.digest)
 
         self._wake_callers(effects.answered)
         for ask in effects.asks:
@@ -526,6 +528,11 @@ class SimulatedNode:
             self.later(0.0, lambda: replica.snapshot_staged(meta, token))
 
         self.later(self.net.random.choice((0.0, 0.05)), take)
+
+    def _begin_digest(self, index: int) -> None:
+        replica = self._replica()
+        seconds = self.net.random.choice((0.0, 0.05))
+        self.later(seconds, lambda: replica.digest_taken(index, self.store.digest()))
 
     def _ask(self, ask: Ask) -> None:
         replica = self._replica()

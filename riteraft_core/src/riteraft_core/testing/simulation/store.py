@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import msgpack
 
 from ..._sessions import Answer, Rejection
@@ -25,6 +27,10 @@ class HistoryStore:
         """Return the history."""
         packed: bytes = msgpack.packb(self.history)
         return packed
+
+    def digest(self) -> bytes:
+        """Return what the history comes to."""
+        return hashlib.sha256(self.snapshot()).digest()
 
     def restore(self, snapshot: bytes) -> None:
         """Take another history."""
