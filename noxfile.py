@@ -35,7 +35,7 @@ if sys.version_info < (3, 10):  # noqa: UP036 - reached by whoever made .venv wi
 HERE = Path(__file__).resolve().parent
 NATIVE = HERE / "riteraft_raftrs"
 PURE = (HERE / "riteraft_core", HERE / "riteraft_transport_tcp", HERE / "riteraft_storage_sqlite")
-EXTRAS = "cli,sqlite,tcp"
+EXTRAS = "certs,cli,sqlite,tcp"
 RRAFT = HERE / "riteraft_consensus_rraft"
 RRAFT_PYTHONS = ("3.12", "3.11", "3.10")
 """The Pythons that rraft-py can be built for."""
@@ -243,12 +243,12 @@ def build(session: nox.Session) -> None:
 
         # From the sdists and nothing else, as whoever packages riteraft does: no index, no source tree.
         rebuilt = Path(scratch) / "rebuilt"
-        sdists = DIST.glob("*.tar.gz")
+        sdists = [str(path) for path in DIST.glob("*.tar.gz")]
         offline = ("--no-index", "--no-deps", "--disable-pip-version-check")
         run(
             session,
             python,
-            *("-m", "pip", "wheel", "-q", *offline, "--no-build-isolation", "--wheel-dir", rebuilt, *sdists),
+            *("-m", "pip", "wheel", "-q", *offline, "--no-build-isolation", "--wheel-dir", str(rebuilt), *sdists),
             env=cargo_env(python),
         )
         run(session, installed, "-m", "pip", "install", "-q", *offline, "--force-reinstall", *from_wheels(rebuilt))

@@ -308,8 +308,12 @@ class NodeProcess:
 class Cluster:
     """Some nodes, by number from 1; what was done to them is counted in `faults`."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, settings: Mapping[str, Any], security: Callable[[str], Mapping[str, Any]] | None = None
+    ) -> None:
+        """`security` gives each node, by name, its `[security]`."""
         self.folder = folder
+        self.security = security or (lambda _: {})
         self.settings = {
             "cluster": "tests",
             "timing": {"election_timeout": ELECTION_TIMEOUT},
@@ -328,7 +332,8 @@ class Cluster:
     def add(self, name: str | None = None) -> NodeProcess:
         """Add a node, not started yet."""
         name = name or f"n{len(self._all) + 1}"
-        node = NodeProcess(name, self.folder / name, self.settings, self.faults)
+        settings = {"security": self.security(name), **self.settings}
+        node = NodeProcess(name, self.folder / name, settings, self.faults)
         self.prepare(node)
         self.nodes.append(node)
         self._all.append(node)
@@ -408,10 +413,16 @@ class Cluster:
 
 @contextmanager
 def running_cluster(
-    folder: Path, size: int = 3, *, prepare: Callable[[NodeProcess], None] | None = None, **settings: Any
+    folder: Path,
+    size: int = 3,
+    *,
+    prepare: Callable[[NodeProcess], None] | None = None,
+    security: Callable[[str], Mapping[str, Any]] | None = None,
+    **settings: Any,
 ) -> Iterator[Cluster]:
     """Run a cluster for the time of the block; `prepare` is called for each node before its first start."""
-    cluster = Cluster(folder, settings)
+    folder.mkdir(exist_ok=True)
+    cluster = Cluster(folder, settings, security)
     cluster.prepare = prepare or cluster.prepare
     try:
         cluster.form(size)

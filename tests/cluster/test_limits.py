@@ -25,7 +25,7 @@ class Growth:
         return (self._node.memory("VmHWM") - self._before) / MIB
 
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "limits": {"max_bytes_in_flight": 8 * MIB},
     "snapshot": {"bytes": 16 * MIB, "tail_bytes": 8 * MIB},
     "timing": {"election_timeout": 4 * ELECTION_TIMEOUT},

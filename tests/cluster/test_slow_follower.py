@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,7 +70,7 @@ def test_g11_a_slow_follower_costs_the_others_little(tmp_path: Path) -> None:
     shim = tmp_path / "slow_sync.so"
     subprocess.run([compiler, "-shared", "-fPIC", "-o", shim, SHIM, "-ldl"], check=True)
     # The log is held in memory up to a bound; a small one is reached in the first phase, so that it counts in none.
-    settings = {"timing": {"election_timeout": 2.0}, "snapshot": {"bytes": 4 * MIB, "tail_bytes": MIB}}
+    settings: dict[str, Any] = {"timing": {"election_timeout": 2.0}, "snapshot": {"bytes": 4 * MIB, "tail_bytes": MIB}}
     folder = tmp_path / "cluster"
     folder.mkdir()
 

@@ -40,7 +40,7 @@ class Hub:
 class WireOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
-    insecure: bool = False
+    verbose: bool = False
     hub: Hub | None = None
 
 
@@ -210,29 +210,29 @@ def test_trap_a_plugin_name_in_a_variable(write: WriteConfig, monkeypatch: pytes
 def test_trap_an_option_in_a_variable_keeps_the_name_of_the_short_form(
     write: WriteConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RITERAFT_TRANSPORT__INSECURE", "true")
+    monkeypatch.setenv("RITERAFT_TRANSPORT__VERBOSE", "true")
     config = Config.load(write('transport = "tcp"'))
 
-    assert config.transport == PluginChoice("tcp", {"insecure": "true"})
-    assert config.resolve(TRANSPORT, wire_plugins())[1] == WireOptions(insecure=True)
+    assert config.transport == PluginChoice("tcp", {"verbose": "true"})
+    assert config.resolve(TRANSPORT, wire_plugins())[1] == WireOptions(verbose=True)
 
 
 def test_trap_name_and_option_in_two_variables(write: WriteConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RITERAFT_TRANSPORT__INSECURE", "true")
+    monkeypatch.setenv("RITERAFT_TRANSPORT__VERBOSE", "true")
     monkeypatch.setenv("RITERAFT_TRANSPORT", "grpc")
-    assert Config.load(write()).transport == PluginChoice("grpc", {"insecure": "true"})
+    assert Config.load(write()).transport == PluginChoice("grpc", {"verbose": "true"})
 
 
 def test_an_option_alone_belongs_to_the_default_plugin(write: WriteConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RITERAFT_TRANSPORT__INSECURE", "true")
-    assert Config.load(write()).transport == PluginChoice("tcp", {"insecure": "true"})
+    monkeypatch.setenv("RITERAFT_TRANSPORT__VERBOSE", "true")
+    assert Config.load(write()).transport == PluginChoice("tcp", {"verbose": "true"})
 
 
 def test_options_do_not_follow_to_another_plugin(write: WriteConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write('[transport]\nname = "tcp"\ninsecure = true')
+    path = write('[transport]\nname = "tcp"\nverbose = true')
     monkeypatch.setenv("RITERAFT_TRANSPORT", "grpc")
     assert Config.load(path).transport == PluginChoice("grpc")
-    assert Config.load(path, transport="tcp").transport == PluginChoice("tcp", {"insecure": True})
+    assert Config.load(path, transport="tcp").transport == PluginChoice("tcp", {"verbose": True})
 
 
 def test_peers_in_a_variable(write: WriteConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,25 +328,25 @@ def test_an_error_found_later_names_its_place_too(write: WriteConfig, monkeypatc
 
 
 def test_options_are_checked_by_the_plugin(write: WriteConfig) -> None:
-    config = Config.load(write("[transport]\nname = 'tcp'\ninsecure = true"))
+    config = Config.load(write("[transport]\nname = 'tcp'\nverbose = true"))
     provider, options = config.resolve(TRANSPORT, wire_plugins())
     assert provider.name == "tcp"
-    assert options == WireOptions(insecure=True)
+    assert options == WireOptions(verbose=True)
 
 
 def test_an_unknown_option_has_its_path_in_front(write: WriteConfig) -> None:
-    path = write("[transport]\nname = 'tcp'\ninsecur = true\nlanes = 3")
+    path = write("[transport]\nname = 'tcp'\nverbos = true\nlanes = 3")
     with pytest.raises(ConfigError) as caught:
         Config.load(path).resolve(TRANSPORT, wire_plugins())
     assert str(caught.value).splitlines() == [
-        f"{path}: transport.insecur: there is no such field; did you mean insecure?",
-        f"{path}: transport.lanes: there is no such field; known here: hub, insecure",
+        f"{path}: transport.verbos: there is no such field; did you mean verbose?",
+        f"{path}: transport.lanes: there is no such field; known here: hub, verbose",
     ]
 
 
 def test_a_wrong_option_from_a_variable_names_the_variable(write: WriteConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RITERAFT_TRANSPORT__INSECURE", "perhaps")
-    with pytest.raises(ConfigError, match=r"^RITERAFT_TRANSPORT__INSECURE: transport\.insecure: "):
+    monkeypatch.setenv("RITERAFT_TRANSPORT__VERBOSE", "perhaps")
+    with pytest.raises(ConfigError, match=r"^RITERAFT_TRANSPORT__VERBOSE: transport\.verbose: "):
         Config.load(write()).resolve(TRANSPORT, wire_plugins())
 
 

@@ -46,8 +46,21 @@ def test_a_conf_change_says_whom_it_drops() -> None:
 
 def test_the_other_entries_come_back_as_they_were() -> None:
     assert _envelope.read_open_session(_envelope.pack_open_session(3, b"nonce")) == (3, b"nonce")
-    assert _envelope.read_allocate(_envelope.pack_allocate(b"d" * 16, "h:1", True)) == (b"d" * 16, "h:1", True)
+    assert _envelope.read_allocate(*_envelope.allocate_entry(b"d" * 16, "h:1", True)) == (b"d" * 16, "h:1", True, "")
+    named = _envelope.allocate_entry(b"d" * 16, "h:1", True, "n1")
+    assert _envelope.read_allocate(*named) == (b"d" * 16, "h:1", True, "n1")
     assert _envelope.read_address(_envelope.pack_address(3, "h:1")) == (3, "h:1")
+    assert _envelope.read_name(_envelope.pack_name(3, "n3")) == (3, "n3")
+
+
+def test_an_entry_with_a_name_is_of_a_newer_version_than_one_without() -> None:
+    # A release that does not know names must stop at the first, and can go on with the second.
+    assert _envelope.allocate_entry(b"d" * 16, "h:1", True)[0] == bytes((1, Kind.ALLOCATE))
+    context = _envelope.allocate_entry(b"d" * 16, "h:1", True, "n1")[0]
+    assert context == bytes((2, Kind.ALLOCATE))
+    assert _envelope.read_kind(context, 1) is Kind.ALLOCATE
+    with pytest.raises(ConsensusError, match="upgrade this node"):
+        _envelope.read_kind(bytes((2, Kind.ADDRESS)), 1)
 
 
 @pytest.mark.parametrize(
@@ -55,6 +68,7 @@ def test_the_other_entries_come_back_as_they_were() -> None:
     [
         (Kind.OPEN_SESSION, _envelope.pack_open_session(3, b"nonce")),
         (Kind.ADDRESS, _envelope.pack_address(3, "h:1")),
+        (Kind.NAME, _envelope.pack_name(3, "n3")),
     ],
 )
 def test_what_a_follower_sends_is_taken(kind: Kind, data: bytes) -> None:
@@ -70,7 +84,9 @@ def test_what_a_follower_sends_is_taken(kind: Kind, data: bytes) -> None:
         (Kind.OPEN_SESSION, _envelope.pack_open_session(3, bytes(65))),
         (Kind.ADDRESS, _envelope.pack_address(3, "h" * 301)),
         (Kind.ADDRESS, _envelope.pack_open_session(3, b"bytes")),
-        (Kind.ALLOCATE, _envelope.pack_allocate(b"d" * 16, "h:1", True)),
+        (Kind.ALLOCATE, _envelope.allocate_entry(b"d" * 16, "h:1", True)[1]),
+        (Kind.NAME, _envelope.pack_name(0, "n3")),
+        (Kind.NAME, b""),
         (Kind.CONF_CHANGE, b""),
     ],
 )
@@ -80,6 +96,10 @@ def test_what_would_stop_every_node_is_not_taken(kind: Kind, data: bytes) -> Non
 
 @given(st.sampled_from(sorted(_envelope.FORWARDED_KINDS)), st.binary(max_size=40))
 def test_garbage_is_refused_or_understood_by_every_replica(kind: Kind, data: bytes) -> None:
-    read = {Kind.OPEN_SESSION: _envelope.read_open_session, Kind.ADDRESS: _envelope.read_address}
+    read = {
+        Kind.OPEN_SESSION: _envelope.read_open_session,
+        Kind.ADDRESS: _envelope.read_address,
+        Kind.NAME: _envelope.read_name,
+    }
     if _envelope.is_valid(kind, _envelope.context(kind), data):
         read[kind](data)

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgpack
 import pytest
 from riteraft_core._effects import Apply, Ask, Compact, Effects, Save
 from riteraft_core._envelope import Kind
 from riteraft_core._membership import Membership
 from riteraft_core._proposals import Proposal, Ticket
-from riteraft_core._replica import STATE_FORMAT, Replica, ReplicaSettings, _encode_state, found
+from riteraft_core._replica import STATE_FORMAT, Replica, ReplicaSettings, _decode_state, _encode_state, found
 from riteraft_core._requests import Forward, Join, Moved, Read, Remove, Reply, Status, Who
 from riteraft_core._sessions import Rejection, Sessions
 from riteraft_core.errors import (
@@ -32,6 +33,9 @@ from riteraft_core.types import (
     HardState,
     Identity,
     LogBatch,
+    Member,
+    Principal,
+    PrincipalRole,
     Ready,
     Recovered,
     Role,
@@ -457,6 +461,74 @@ def test_a_joiner_is_let_in_once_its_id_is_in_the_log() -> None:
     bench.replica.tick()
     bench.effects()
     assert bench.engine.changes == [("add_learner", 3)]
+
+
+def test_a_joiner_is_known_by_the_name_in_its_certificate() -> None:
+    bench = Bench()
+    bench.lead()
+    n3 = Principal(PrincipalRole.NODE, "orders", "n3")
+    joining = bench.replica.request(Join("orders", b"3" * 16, "h:3"), None, n3)
+    late = bench.replica.request(Join("orders", b"4" * 16, "h:4"), None, n3)
+    (first, second) = bench.engine.proposed
+    bench.commit((10, 2, EntryKind.NORMAL, *first), (11, 2, EntryKind.NORMAL, *second))
+    assert _requests.read_admitted(reply(joining)).node_id == 3
+    again = bench.replica.request(Join("orders", b"5" * 16, "h:5"), None, n3)
+    for refused in (late, again):
+        assert reply(refused).status is Status.REFUSED
+        assert "'n3', which is node 3 already" in _requests.read_text(reply(refused))
+
+    n4 = Principal(PrincipalRole.NODE, "orders", "n4")
+    assert reply(bench.replica.request(Join("orders", b"3" * 16, "h:3"), None, n4)).status is Status.REFUSED
+    assert reply(bench.replica.request(Join("orders", b"3" * 16, "h:3"), None, n3)).status is Status.OK
+
+
+def test_a_member_from_before_certificates_has_its_name_put_into_the_log() -> None:
+    bench = Bench()
+    bench.replica.name = "n1"
+    assert bench.replica.wrong_name() is None
+    bench.lead()
+    bench.effects()
+    ((context, data),) = bench.engine.proposed
+    assert (_envelope.read_kind(context, 1), _envelope.read_name(data)) == (Kind.NAME, (ME, "n1"))
+    bench.commit((10, 2, EntryKind.NORMAL, context, data))
+    assert bench.replica.member is not None
+    assert bench.replica.member.name == "n1"
+    for _ in range(3 * bench.replica.settings.retry_ticks):
+        bench.replica.tick()
+        bench.effects()
+    assert len(bench.engine.proposed) == 1
+    bench.replica.name = "n9"
+    assert "under the name 'n1'" in (bench.replica.wrong_name() or "")
+
+
+def test_a_node_speaks_in_the_log_for_itself_only() -> None:
+    bench = Bench()
+    bench.lead()
+    n2 = Principal(PrincipalRole.NODE, "orders", "n2")
+    name = _envelope.context(Kind.NAME)
+    for context, data, principal in [
+        (_envelope.context(Kind.OPEN_SESSION), _envelope.pack_open_session(ME, b"nonce"), n2),
+        (_envelope.context(Kind.ADDRESS), _envelope.pack_address(ME, "h:9"), n2),
+        (name, _envelope.pack_name(ME, "n2"), n2),
+        (name, _envelope.pack_name(OTHER, "n3"), n2),
+        (name, _envelope.pack_name(OTHER, "n2"), None),
+    ]:
+        outcome = reply(bench.replica.request(Forward([(context, data)]), OTHER, principal))
+        assert outcome.status is Status.REFUSED
+
+    assert bench.engine.proposed == []
+    taken = bench.replica.request(Forward([(name, _envelope.pack_name(OTHER, "n2"))]), OTHER, n2)
+    assert reply(taken).status is Status.OK
+
+
+def test_a_state_without_names_is_read() -> None:
+    # Format 1, of the releases before certificates.
+    rows = [3, [[ME, HOME, b"1" * 16, True], [OTHER, AWAY, b"2" * 16, False]]]
+    state = msgpack.packb((1, rows, Sessions().to_plain()))
+    membership, _ = _decode_state(SnapshotMeta(9, 2, BOTH, state))
+    assert membership.members[OTHER] == Member(OTHER, AWAY, b"2" * 16, False, "")
+    with pytest.raises(ConsensusError, match="format 9"):
+        _decode_state(SnapshotMeta(9, 2, BOTH, msgpack.packb((9, rows, Sessions().to_plain()))))
 
 
 def test_lost_leadership_sends_everyone_who_waits_to_the_new_leader() -> None:

@@ -6,7 +6,21 @@ import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from riteraft_core._requests import Directory, Forward, Join, Moved, Read, Remove, Reply, Request, Status, Who
+from riteraft_core._requests import (
+    AskStatus,
+    Directory,
+    Forward,
+    Join,
+    Moved,
+    Propose,
+    Read,
+    Remove,
+    Reply,
+    Request,
+    Status,
+    Who,
+)
+from riteraft_core.types import NodeStatus, Role
 
 from riteraft_core import _requests
 
@@ -17,6 +31,8 @@ REQUESTS: list[Request] = [
     Remove(7),
     Who(),
     Moved(7, "h:1"),
+    AskStatus(),
+    Propose(b"command", 1.5),
 ]
 
 
@@ -44,6 +60,12 @@ def test_a_request_arrives_as_it_was_sent(request_: Request) -> None:
         (1, 4, 1 << 62),
         (1, 6, 0, "h:1"),
         (1, 6, 7, "h" * 301),
+        (1, 7, 1),
+        (1, 8, b"command"),
+        (1, 8, b"command", 0.0),
+        (1, 8, b"command", float("nan")),
+        (1, 8, b"command", 1e9),
+        (1, 8, "command", 1.0),
         {1: 2},
         7,
     ],
@@ -98,3 +120,16 @@ def test_replies_say_what_they_should() -> None:
     assert (admitted.cluster_id, admitted.node_id, admitted.addresses) == (b"c" * 16, 3, {1: "h:1"})
     directory = Directory(9, {1: "h:1"}, {2: "h:2"})
     assert _requests.read_directory(through(_requests.directory_reply(directory))) == directory
+
+
+def test_a_status_arrives_as_it_was_sent() -> None:
+    status = NodeStatus(
+        1, "orders", "h:1", Role.LEADER, 3, 1, "h:1", 9, 9, 9, 0, (1, 2), (3,), {1: "h:1", 2: "h:2"}, {"retries": 4}
+    )
+    reply = _requests.decode_reply(_requests.encode_reply(_requests.status_reply(status)))
+    assert _requests.read_status(reply) == status
+    later = Reply(Status.OK, ([*reply.values[0], ["from a later release", 1]],))
+    assert _requests.read_status(later) == status
+    for values in ((), ([],), ([["node_id", 1]],), ("text",), (7,)):
+        with pytest.raises(ValueError, match="malformed status"):
+            _requests.read_status(Reply(Status.OK, values))

@@ -3,9 +3,16 @@ from __future__ import annotations
 import functools
 
 import pytest
+from riteraft_core.security import Mode
+from riteraft_core.testing.securities import Securities
 from riteraft_core.testing.transport_suite import OpenTransport, TransportSuite
 
 from riteraft_transport_tcp import TcpOptions, open_tcp
+
+
+@pytest.fixture(scope="module")
+def securities(tmp_path_factory: pytest.TempPathFactory) -> Securities:
+    return Securities(tmp_path_factory.mktemp("securities"))
 
 
 class TestTcp(TransportSuite):
@@ -16,22 +23,22 @@ class TestTcp(TransportSuite):
             return ("asyncio", {"use_uvloop": True})
         return request.param
 
-    @pytest.fixture
-    def open_transport(self) -> OpenTransport:
-        return functools.partial(open_tcp, TcpOptions())
+    @pytest.fixture(params=["none", "secret", "tls"])
+    def open_transport(self, request: pytest.FixtureRequest, securities: Securities) -> OpenTransport:
+        return securities.secured(functools.partial(open_tcp, TcpOptions()), Mode(request.param))
 
 
 class TestTcpOnIpv6(TransportSuite):
     listen = "[::1]:0"
 
     @pytest.fixture
-    def open_transport(self) -> OpenTransport:
-        return functools.partial(open_tcp, TcpOptions())
+    def open_transport(self, securities: Securities) -> OpenTransport:
+        return securities.secured(functools.partial(open_tcp, TcpOptions()), Mode.TLS)
 
 
 class TestTcpOnAHostName(TransportSuite):
     listen = "localhost:0"
 
     @pytest.fixture
-    def open_transport(self) -> OpenTransport:
-        return functools.partial(open_tcp, TcpOptions())
+    def open_transport(self, securities: Securities) -> OpenTransport:
+        return securities.secured(functools.partial(open_tcp, TcpOptions()), Mode.TLS)

@@ -234,7 +234,9 @@ def test_frames_of_a_wrong_kind_or_group_are_refused() -> None:
 def test_a_hello_comes_back(hello: Hello, purpose: Purpose) -> None:
     data = encode_hello(hello, purpose)
     assert len(data) <= MAX_HELLO
-    assert decode_hello(one_frame(data)) == (hello, purpose)
+    assert decode_hello(one_frame(data)) == (hello, purpose, b"")
+    nonce = bytes(range(32))
+    assert decode_hello(one_frame(encode_hello(hello, purpose, nonce))) == (hello, purpose, nonce)
 
 
 @pytest.mark.parametrize("offset", [0, 1], ids=["purpose", "authentication"])

@@ -16,6 +16,7 @@ import pytest
 from anyio.abc import SocketListener, SocketStream
 from riteraft_core.errors import ConfigError, PeerUnreachable
 from riteraft_core.protocols import TransportContext
+from riteraft_core.security import Security
 from riteraft_core.testing.transport_suite import PATIENCE, Peer, RecordingHandler, identity_of
 from riteraft_core.types import Hello, Refusal, RefusalCode
 from riteraft_transport_tcp._framing import (
@@ -36,6 +37,8 @@ pytestmark = pytest.mark.anyio
 
 NEVER = 3600.0
 """For the limits that a test is not about: if one of them were what ends a wait, the test would fail."""
+
+OPEN = Security("suite")
 
 PATIENT = TcpOptions(handshake_timeout=NEVER, frame_timeout=NEVER, idle_timeout=NEVER)
 
@@ -72,11 +75,14 @@ class Raw:
 
 
 @asynccontextmanager
-async def node(node_id: int, options: TcpOptions, address: str = "127.0.0.1:0") -> AsyncIterator[Peer]:
+async def node(
+    node_id: int, options: TcpOptions, address: str = "127.0.0.1:0", security: Security = OPEN
+) -> AsyncIterator[Peer]:
     handler = RecordingHandler()
     logger = logging.getLogger("riteraft.test")
     with anyio.fail_after(3 * PATIENCE):
-        async with open_tcp(options, TransportContext(identity_of(node_id), address, handler, logger)) as transport:
+        context = TransportContext(identity_of(node_id), address, handler, logger, security)
+        async with open_tcp(options, context) as transport:
             yield Peer(transport, handler, node_id)
 
 
@@ -452,7 +458,7 @@ async def test_every_interface_needs_insecure(caplog: pytest.LogCaptureFixture) 
     with pytest.raises(ConfigError, match="insecure = true"):
         async with node(1, PATIENT, "0.0.0.0:0"):
             pass
-    async with node(1, PATIENT.model_copy(update={"insecure": True}), "0.0.0.0:0") as one:
+    async with node(1, PATIENT, "0.0.0.0:0", Security("suite", insecure=True)) as one:
         assert one.address.startswith("0.0.0.0:")
         assert "without authentication" in caplog.text
 

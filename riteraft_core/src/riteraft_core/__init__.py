@@ -8,6 +8,7 @@ Write a `Store` of three methods, choose a transport and a log storage by name, 
 
 from __future__ import annotations
 
+from .client import Client, open_client
 from .config import Config
 from .errors import (
     Busy,
@@ -23,6 +24,7 @@ from .errors import (
     ProposalError,
     ReadError,
     Removed,
+    RequestRefused,
     RiteraftError,
     StorageError,
     StoreError,
@@ -35,6 +37,7 @@ from .types import NodeStatus, Role
 
 __all__ = [
     "Busy",
+    "Client",
     "CommandRejected",
     "Config",
     "ConfigError",
@@ -56,6 +59,7 @@ __all__ = [
     "Raft",
     "ReadError",
     "Removed",
+    "RequestRefused",
     "RiteraftError",
     "Role",
     "StorageError",
@@ -63,6 +67,7 @@ __all__ = [
     "StoreError",
     "Transport",
     "hookimpl",
+    "open_client",
     "open_node",
 ]
 __version__ = "0.1.0"

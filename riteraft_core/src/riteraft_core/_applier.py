@@ -56,7 +56,7 @@ class Applier:
                         self._at_once, self._pending = False, answer
                         break
 
-                    answers.append(_checked(answer))
+                    answers.append(_checked(answer, "apply", last_index))
 
                 if time.monotonic() >= slice_end:
                     break

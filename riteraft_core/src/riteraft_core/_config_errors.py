@@ -35,7 +35,7 @@ def explain(error: ValidationError, model: type[BaseModel], origins: Origins, un
 
 
 def located(path: FieldPath, what: str, origins: Origins) -> str:
-    """Return `what` with the place in front: `n1.toml: transport.insecure: ...`."""
+    """Return `what` with the place in front: `n1.toml: transport.max_frame: ...`."""
     origin = origins.of(path)
     return ": ".join(part for part in (origin, _dotted(path), what) if part)
 
@@ -50,7 +50,9 @@ def _line(detail: ErrorDetails, model: type[BaseModel], origins: Origins, under:
     elif detail["type"] == "value_error":
         what = str(detail["ctx"]["error"])
     else:
-        what = f"{_wanted(detail)}; it is {reprlib.repr(detail['input'])}"
+        what = _wanted(detail)
+        if "security" not in path:  # what was given may be the secret
+            what += f"; it is {reprlib.repr(detail['input'])}"
     return located(path, what, origins)
 
 

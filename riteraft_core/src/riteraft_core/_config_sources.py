@@ -17,6 +17,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
+from ._private_file import check_private
 from .errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -26,6 +27,8 @@ else:
 
 PREFIX = "RITERAFT_"
 NESTED = "__"
+SECURITY_FILES = frozenset({"ca", "certificate", "key", "secret_file"})
+"""The fields of `[security]` that are paths."""
 
 FieldPath = tuple[str | int, ...]
 
@@ -86,9 +89,9 @@ def names_another(table: Any, above: Any) -> bool:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """Return what a TOML file says; `data_dir` in it is relative to the file.
+    """Return what a TOML file says; `data_dir` and the files of `[security]` in it are relative to it.
 
-    :raises ConfigError: it cannot be read, or is no TOML.
+    :raises ConfigError: it cannot be read, is no TOML, or holds a secret and is open to others than its owner.
     """
     try:
         values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -99,14 +102,26 @@ def read_file(path: Path) -> dict[str, Any]:
     except ValueError as exc:  # TOMLDecodeError and UnicodeDecodeError
         raise ConfigError(f"{path}: not a TOML file: {exc}") from exc
     if isinstance(values.get("data_dir"), str):
-        values["data_dir"] = path.absolute().parent / Path(values["data_dir"]).expanduser()
+        values["data_dir"] = beside(path, values["data_dir"])
+    security = values.get("security")
+    if isinstance(security, dict):
+        for name in SECURITY_FILES & security.keys():
+            if isinstance(security[name], str):
+                security[name] = beside(path, security[name])
+        if "secret" in security:
+            check_private("security.secret", path, path.stat().st_mode)
     return values
+
+
+def beside(path: Path, written: str) -> Path:
+    """Return the path that `written` in the file at `path` means."""
+    return path.absolute().parent / Path(written).expanduser()
 
 
 def read_environment(environ: Mapping[str, str], choices: Collection[str]) -> dict[str, Any]:
     """Return what the variables `RITERAFT_*` say; one that no field knows is left for the validation to refuse."""
     values: dict[str, Any] = {}
-    # Sorted, RITERAFT_TRANSPORT comes before RITERAFT_TRANSPORT__INSECURE: the name is there when its option comes.
+    # Sorted, RITERAFT_TRANSPORT comes before RITERAFT_TRANSPORT__MAX_FRAME: the name is there when its option comes.
     for variable in sorted(environ):
         if not variable.startswith(PREFIX):
             continue

@@ -16,6 +16,9 @@ import msgpack
 from .errors import ConsensusError
 
 VERSION = 1
+NAMED = 2
+"""The version of an ALLOCATE entry with a name in it. One without a name is written as before, so that a cluster
+without certificates may hold both releases."""
 _HEAD = struct.Struct("<BB")
 _COMMAND = struct.Struct("<BBQQQ")
 _COMMAND_KIND = 1
@@ -34,10 +37,11 @@ class Kind(enum.IntEnum):
     ALLOCATE = 3
     ADDRESS = 4
     CONF_CHANGE = 5
-    DIGEST = 6
+    NAME = 6
+    DIGEST = 7
 
 
-FORWARDED_KINDS = frozenset({Kind.COMMAND, Kind.OPEN_SESSION, Kind.ADDRESS, Kind.DIGEST})
+FORWARDED_KINDS = frozenset({Kind.COMMAND, Kind.OPEN_SESSION, Kind.ADDRESS, Kind.NAME, Kind.DIGEST})
 """What a follower may ask its leader to append; everything else the leader decides on itself."""
 
 
@@ -70,7 +74,7 @@ def read_kind(raw: bytes, index: int) -> Kind:
     """
     try:
         version, kind = _HEAD.unpack_from(raw)
-        if version == VERSION:
+        if version == VERSION or (version, kind) == (NAMED, Kind.ALLOCATE):
             return Kind(kind)
     except (struct.error, ValueError):
         pass
@@ -113,16 +117,26 @@ def read_open_session(data: bytes) -> tuple[int, bytes]:
     return node_id, nonce
 
 
-def pack_allocate(disk_id: bytes, address: str, wants_vote: bool) -> bytes:
-    """Return the data of an ALLOCATE entry; the disk id is the join's token: the same one gets the same node id."""
-    packed: bytes = msgpack.packb((disk_id, address, wants_vote))
-    return packed
+def allocate_entry(disk_id: bytes, address: str, wants_vote: bool, name: str = "") -> tuple[bytes, bytes]:
+    """Return (context, data) of an ALLOCATE entry; the disk id is the join's token: the same one gets the same node id.
+
+    `name` is the one in the joiner's certificate, empty without one.
+    """
+    if not name:
+        return context(Kind.ALLOCATE), msgpack.packb((disk_id, address, wants_vote))
+
+    return _HEAD.pack(NAMED, Kind.ALLOCATE), msgpack.packb((disk_id, address, wants_vote, name))
 
 
-def read_allocate(data: bytes) -> tuple[bytes, str, bool]:
-    """Take `pack_allocate` back."""
-    disk_id, address, wants_vote = msgpack.unpackb(data)
-    return disk_id, address, wants_vote
+def read_allocate(context_raw: bytes, data: bytes) -> tuple[bytes, str, bool, str]:
+    """Return (disk id, address, wants vote, name) of an ALLOCATE entry; the name is empty in one without."""
+    values = msgpack.unpackb(data)
+    if context_raw[0] == NAMED:
+        disk_id, address, wants_vote, name = values
+        return disk_id, address, wants_vote, name
+
+    disk_id, address, wants_vote = values
+    return disk_id, address, wants_vote, ""
 
 
 def pack_address(node_id: int, address: str) -> bytes:
@@ -149,6 +163,24 @@ def read_digest(data: bytes) -> tuple[int, int, bytes]:
     return node_id, index, digest
 
 
+def pack_name(node_id: int, name: str) -> bytes:
+    """Return the data of a NAME entry: what stands in the certificate of a member that had none when it came."""
+    packed: bytes = msgpack.packb((node_id, name))
+    return packed
+
+
+def read_name(data: bytes) -> tuple[int, str]:
+    """Take `pack_name` back."""
+    node_id, name = msgpack.unpackb(data)
+    return node_id, name
+
+
+def read_owner(data: bytes) -> int:
+    """Return the node id that a valid OPEN_SESSION, ADDRESS, NAME or DIGEST entry is about."""
+    node_id, *_ = msgpack.unpackb(data)
+    return int(node_id)
+
+
 def is_valid(kind: Kind, context_raw: bytes, data: bytes) -> bool:
     """Say whether an entry that another node wants appended would be understood by every replica."""
     try:
@@ -163,14 +195,14 @@ def is_valid(kind: Kind, context_raw: bytes, data: bytes) -> bool:
             node_id, nonce = opened
             return isinstance(node_id, int) and 0 < node_id < 1 << 62 and isinstance(nonce, bytes) and len(nonce) <= 64
 
-        if kind is Kind.ADDRESS:
-            moved: tuple[Any, Any] = read_address(data)
-            node_id, address = moved
+        if kind in (Kind.ADDRESS, Kind.NAME):
+            about: tuple[Any, Any] = read_address(data) if kind is Kind.ADDRESS else read_name(data)
+            node_id, text = about
             return (
                 isinstance(node_id, int)
                 and 0 < node_id < 1 << 62
-                and isinstance(address, str)
-                and len(address) <= MAX_ADDRESS_LENGTH
+                and isinstance(text, str)
+                and len(text) <= MAX_ADDRESS_LENGTH
             )
 
         if kind is Kind.DIGEST:

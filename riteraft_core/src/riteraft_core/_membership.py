@@ -5,10 +5,11 @@ Replicated like the sessions: it changes by log entries only and travels in snap
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .types import ConfState, Hello, Identity, Member, Refusal, RefusalCode
+from .types import ConfState, Hello, Identity, Member, PrincipalRole, Refusal, RefusalCode
 
 FOUNDER_ID = 1
 
@@ -26,10 +27,10 @@ class Membership:
         """What members said of their own address and the log does not hold yet; this node's alone, not replicated."""
 
     @classmethod
-    def founded(cls, identity: Identity, address: str) -> Membership:
-        """Return the membership of a cluster of one: its founder."""
+    def founded(cls, identity: Identity, address: str, name: str = "") -> Membership:
+        """Return the membership of a cluster of one: its founder, with the name in its certificate."""
         membership = cls(next_id=FOUNDER_ID + 1)
-        membership.members[FOUNDER_ID] = Member(FOUNDER_ID, address, identity.disk_id)
+        membership.members[FOUNDER_ID] = Member(FOUNDER_ID, address, identity.disk_id, name=name)
         membership.conf_state = ConfState(voters=(FOUNDER_ID,))
         return membership
 
@@ -37,22 +38,32 @@ class Membership:
         """Return the member whose folder this is."""
         return next((member for member in self.members.values() if member.disk_id == disk_id), None)
 
-    def allocate(self, disk_id: bytes, address: str, wants_vote: bool) -> Member:
-        """Give out the next id, or the one this disk already has."""
+    def by_name(self, name: str) -> Member | None:
+        """Return the member whose certificate bears this name; nobody has the empty one."""
+        return next((member for member in self.members.values() if name and member.name == name), None)
+
+    def allocate(self, disk_id: bytes, address: str, wants_vote: bool, name: str = "") -> Member | None:
+        """Give out the next id, or the one this disk already has; None if the name is another member's."""
         member = self.by_disk(disk_id)
-        if member is None:
-            member = Member(self.next_id, address, disk_id, wants_vote)
+        if member is None and self.by_name(name) is None:
+            member = Member(self.next_id, address, disk_id, wants_vote, name)
             self.next_id += 1
             self.members[member.node_id] = member
 
         return member
+
+    def bind(self, node_id: int, name: str) -> None:
+        """Note the name of a member that was let in before it had a certificate; a name given once stays."""
+        member = self.members.get(node_id)
+        if member is not None and not member.name and self.by_name(name) is None:
+            self.members[node_id] = dataclasses.replace(member, name=name)
 
     def set_address(self, node_id: int, address: str) -> None:
         """Note where a member listens now; an entry about a node that is gone changes nothing."""
         member = self.members.get(node_id)
         self.moved.pop(node_id, None)
         if member is not None:
-            self.members[node_id] = Member(node_id, address, member.disk_id, member.wants_vote)
+            self.members[node_id] = dataclasses.replace(member, address=address)
 
     def change(self, conf_state: ConfState, dropped: Sequence[int]) -> list[int]:
         """Take the ConfState after a conf change that asked to drop `dropped`; return the ids that are gone."""
@@ -78,8 +89,21 @@ class Membership:
         An id below `next_id` that is no member was removed. One at or above it is only newer than we know: to refuse
         it could cost the cluster its quorum for good, when we are the one that lags (rule 18).
         """
+        principal = hello.principal
+        if principal is not None and principal.cluster != us.cluster:
+            return Refusal(
+                RefusalCode.FORBIDDEN,
+                f"the certificate names {principal.uri}, and this is cluster {us.cluster!r}",
+            )
+
         if hello.node_id == 0:
             return None
+
+        if principal is not None and principal.role is not PrincipalRole.NODE:
+            return Refusal(
+                RefusalCode.FORBIDDEN,
+                f"the certificate names {principal.uri}, a {principal.role.value}, which may ask but not replicate",
+            )
 
         if hello.cluster_id != us.cluster_id:
             return Refusal(
@@ -107,6 +131,16 @@ class Membership:
 
             return None
 
+        if principal is not None and principal.name != member.name:
+            owner = self.by_name(principal.name)
+            if member.name or owner is not None:
+                known_as = f"is {member.name!r}" if member.name else "has shown no certificate yet"
+                return Refusal(
+                    RefusalCode.FORBIDDEN,
+                    f"the certificate names {principal.name!r}, and node {hello.node_id} {known_as}"
+                    + (f"; {principal.name!r} is node {owner.node_id}" if owner is not None else ""),
+                )
+
         if member.disk_id != hello.disk_id:
             return Refusal(
                 RefusalCode.DISK,
@@ -120,15 +154,17 @@ class Membership:
         """Return the members and the next id for a snapshot (the ConfState stands in its meta)."""
         return [
             self.next_id,
-            [[m.node_id, m.address, m.disk_id, m.wants_vote] for _, m in sorted(self.members.items())],
+            [[m.node_id, m.address, m.disk_id, m.wants_vote, m.name] for _, m in sorted(self.members.items())],
         ]
 
     @classmethod
     def from_plain(cls, plain: Sequence[Any], conf_state: ConfState) -> Membership:
-        """Take `to_plain` back."""
+        """Take `to_plain` back; before format 2 of a snapshot's state, members had no name."""
         next_id, members = plain
         membership = cls(next_id)
-        membership.members = {row[0]: Member(row[0], row[1], row[2], bool(row[3])) for row in members}
+        for node_id, address, disk_id, wants_vote, *name in members:
+            membership.members[node_id] = Member(node_id, address, disk_id, bool(wants_vote), *name)
+
         membership.conf_state = conf_state
         return membership
 

@@ -345,18 +345,20 @@ async def open_memory_transport(options: MemoryTransportOptions, context: Transp
     """
     network = options.network
     try:
-        address = network._free_address(Address.parse(context.address))
+        address = "" if context.address is None else network._free_address(Address.parse(context.address))
     except ValueError as exc:
         raise ConfigError(f"address: {exc}") from exc
     failure: Exception | None = None
     async with anyio.create_task_group() as tasks:
-        transport = network._transports[address] = MemoryTransport(network, context, address, tasks)
+        transport = MemoryTransport(network, context, address, tasks)
+        if address:
+            network._transports[address] = transport
         try:
             yield transport
         except Exception as exc:  # the block's own: it leaves as it came, not in a group
             failure = exc
         finally:
-            del network._transports[address]
+            network._transports.pop(address, None)
             tasks.cancel_scope.cancel()
     if failure is not None:
         raise failure

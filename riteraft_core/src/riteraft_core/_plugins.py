@@ -14,6 +14,7 @@ import pluggy
 from . import hookspecs
 from .errors import PluginError
 from .protocols import Consensus, LogStorage, Provider, Transport
+from .security import Security
 
 T = TypeVar("T")
 
@@ -230,6 +231,18 @@ def require_backend(kind: Kind[Any], provider: Provider[Any]) -> None:
         raise PluginError(
             f"{kind.noun} {provider.name} runs on {' and '.join(provider.backends)} only; "
             f"start the node with anyio.run(..., backend={provider.backends[0]!r})"
+        )
+
+
+def require_security(provider: Provider[Any], security: Security) -> None:
+    """Check that a transport carries out the mode of security that the config asks for.
+
+    :raises PluginError: it does not, and would leave the node open.
+    """
+    if security.mode.value not in provider.security:
+        raise PluginError(
+            f'transport "{provider.name}" cannot carry out security mode {security.mode.value}, only '
+            f"{' and '.join(provider.security)}: choose another transport, or remove [security]"
         )
 
 

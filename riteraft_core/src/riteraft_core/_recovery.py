@@ -19,12 +19,13 @@ from ._effects import Compact, Write
 from ._folder import Folder
 from ._joining import find_member, join
 from ._membership import FOUNDER_ID
-from ._plugins import CONSENSUS, KINDS, STORAGE, TRANSPORT, Plugins, require_backend
+from ._plugins import CONSENSUS, KINDS, STORAGE, TRANSPORT, Plugins, require_backend, require_security
 from ._replica import FOUNDING, Replica, ReplicaSettings, found
 from ._requests import Join
 from .config import Config
 from .errors import ConfigError
 from .protocols import Consensus, EngineContext, Handler, LogStorage, StorageContext, Transport, TransportContext
+from .security import Security
 from .types import HardState, Identity, LogBatch, Recovered
 
 GROUP = 0
@@ -40,6 +41,7 @@ class Parts:
     transport: Transport
     applier: Applier
     folder: Folder
+    security: Security
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,8 @@ class Recovery:
             provider, _ = config.resolve(kind, self.plugins)
             require_backend(kind, provider)
 
+        security = await anyio.to_thread.run_sync(Security.load, config.security, config.cluster, self.logger)
+        require_security(config.resolve(TRANSPORT, self.plugins)[0], security)
         folder = Folder(config.data_dir)
         with _placed(config):
             await anyio.to_thread.run_sync(folder.refuse_if_left)
@@ -70,7 +74,7 @@ class Recovery:
         transport: Transport | None = None
         if recovered.identity is None:
             # It listens from now on, so that the address it tells is its own, but admits nobody before `identify`.
-            transport = await self._listen(None)
+            transport = await self._listen(None, security)
             address = config.advertise or transport.address
             identity = await self._enter(transport, folder, address)
             await storage.create(identity)
@@ -82,20 +86,25 @@ class Recovery:
         await anyio.to_thread.run_sync(folder.spend_token)
         if recovered.snapshot is None and identity.node_id == FOUNDER_ID:
             # Also after a crash between the identity and the first snapshot: no packet has left yet.
-            token = await storage.stage_snapshot(found(identity, address), in_chunks(await self.applier.snapshot()))
+            founding = found(identity, address, _name_in(security))
+            token = await storage.stage_snapshot(founding, in_chunks(await self.applier.snapshot()))
             await storage.save(LogBatch(token, FOUNDING))
             recovered = await storage.load()
 
         hints = await anyio.to_thread.run_sync(folder.hints)
-        replica = await self._recover(storage, identity, recovered, address, hints)
+        replica = await self._recover(storage, identity, recovered, address, hints, _name_in(security))
+        wrong_name = replica.wrong_name()
+        if wrong_name is not None:
+            raise config.wrong("security", f"certificate: {config.security.certificate} {wrong_name}")
+
         if transport is None:
-            transport = await self._listen(identity)
+            transport = await self._listen(identity, security)
             replica.address = config.advertise or transport.address
         else:
             transport.identify(identity)
 
         transport.set_peers(replica.peers())
-        return Parts(replica, storage, transport, self.applier, folder)
+        return Parts(replica, storage, transport, self.applier, folder, security)
 
     async def _enter(self, transport: Transport, folder: Folder, address: str) -> Identity:
         """Found a cluster or get into one: the folder holds no node yet."""
@@ -139,7 +148,13 @@ class Recovery:
             )
 
     async def _recover(
-        self, storage: LogStorage, identity: Identity, recovered: Recovered, address: str, hints: dict[int, str]
+        self,
+        storage: LogStorage,
+        identity: Identity,
+        recovered: Recovered,
+        address: str,
+        hints: dict[int, str],
+        name: str,
     ) -> Replica:
         """Restore the Store from the snapshot and apply again what was committed after it."""
         config = self.config
@@ -171,6 +186,7 @@ class Recovery:
             Recovered(identity, hard_state, recovered.anchor, recovered.snapshot, recovered.entries),
             address=address,
             nonce=secrets.token_bytes(16),
+            name=name,
             hints=hints,
             settings=ReplicaSettings(
                 max_proposals_in_flight=config.limits.max_proposals_in_flight,
@@ -210,9 +226,9 @@ class Recovery:
         with _placed(self.config):
             return await self.stack.enter_async_context(provider.open(options, context))
 
-    async def _listen(self, identity: Identity | None) -> Transport:
+    async def _listen(self, identity: Identity | None, security: Security) -> Transport:
         provider, options = self.config.resolve(TRANSPORT, self.plugins)
-        context = TransportContext(identity, self.config.address, self.handler, self.logger)
+        context = TransportContext(identity, self.config.address, self.handler, self.logger, security)
         with _placed(self.config):
             return await self.stack.enter_async_context(provider.open(options, context))
 
@@ -236,3 +252,7 @@ async def carry_out_write(storage: LogStorage, write: Write) -> None:
         await storage.compact(write.token, write.index)
     else:
         await storage.save(write.batch)
+
+
+def _name_in(security: Security) -> str:
+    return security.principal.name if security.principal is not None else ""

@@ -27,7 +27,7 @@ from ._log_sizes import LogSizes
 from ._membership import Membership
 from ._proposals import Proposal, Proposals, Ticket
 from ._reads import Reads, ReadTicket
-from ._requests import Directory, Forward, Join, Moved, Read, Reply, Request, Status, Who
+from ._requests import Directory, Forward, Join, Moved, Read, Remove, Reply, Request, Status, Who
 from ._sessions import Admission, Answer, Rejection, Sessions
 from .errors import CommandRejected, ConsensusError, NodeStopped, OutcomeUnknown, Refused, Removed, RiteraftError
 from .protocols import Consensus
@@ -44,6 +44,7 @@ from .types import (
     Member,
     NodeStatus,
     PeerMessages,
+    Principal,
     Ready,
     Recovered,
     Refusal,
@@ -51,7 +52,8 @@ from .types import (
     SnapshotMeta,
 )
 
-STATE_FORMAT = 1
+STATE_FORMAT = 2
+"""Format 1 had no names of members; it is still read."""
 QUIET_TURNS = 2
 """Turns without an append after which a leader sends a new commit index by itself: in the first the callers are
 answered, in the second they may have proposed again."""
@@ -102,9 +104,9 @@ class _Unsaved:
     """What need not wait for this `Ready` itself, but for that of a removal before it."""
 
 
-def found(identity: Identity, address: str) -> SnapshotMeta:
+def found(identity: Identity, address: str, name: str = "") -> SnapshotMeta:
     """Return the first snapshot of a new cluster: one voter, index 1, term 1 (rule 2)."""
-    membership = Membership.founded(identity, address)
+    membership = Membership.founded(identity, address, name)
     return SnapshotMeta(1, 1, membership.conf_state, _encode_state(membership, Sessions()))
 
 
@@ -115,9 +117,10 @@ def _encode_state(membership: Membership, sessions: Sessions) -> bytes:
 
 def _decode_state(meta: SnapshotMeta) -> tuple[Membership, Sessions]:
     fmt, membership, sessions = msgpack.unpackb(meta.state, strict_map_key=False)
-    if fmt != STATE_FORMAT:
+    if fmt not in (1, STATE_FORMAT):
         raise ConsensusError(
-            f"snapshot {meta.index} holds members and sessions in format {fmt!r}; this release reads {STATE_FORMAT}"
+            f"snapshot {meta.index} holds members and sessions in format {fmt!r}; this release reads up to "
+            f"{STATE_FORMAT}"
         )
 
     return Membership.from_plain(membership, meta.conf_state), Sessions.from_plain(sessions)
@@ -138,16 +141,19 @@ class Replica:
         *,
         address: str,
         nonce: bytes,
+        name: str = "",
         hints: Mapping[int, str] | None = None,
         settings: ReplicaSettings | None = None,
     ) -> None:
         """Begin where the storage left off.
 
         `address` is what the others are to dial, `nonce` random bytes of this start (they name our session and our
-        ReadIndex rounds), `hints` the addresses a joiner was told before it has a snapshot.
+        ReadIndex rounds), `name` the one in our certificate, `hints` the addresses a joiner was told before it has a
+        snapshot.
         """
         self.identity = identity
         self.address = address
+        self.name = name
         self.settings = settings or ReplicaSettings()
         self.term = recovered.hard_state.term
         self.role = Role.FOLLOWER
@@ -179,6 +185,7 @@ class Replica:
         self._session = 0
         self._session_asked_at: int | None = None
         self._address_asked_at: int | None = None
+        self._name_asked_at: int | None = None
         self._announced_at: int | None = None
         self._announcing: dict[int, Ask] = {}
         self._announced: set[int] = set()
@@ -279,8 +286,11 @@ class Replica:
         if not self._removed:
             self._engine.report_unreachable(peer)
 
-    def request(self, request: Request) -> Ticket:
-        """Take a request of another node; the ticket's outcome is the `Reply`."""
+    def request(self, request: Request, peer: int | None = None, principal: Principal | None = None) -> Ticket:
+        """Take a request of node `peer`, or of one without an id; the ticket's outcome is the `Reply`.
+
+        `principal` is whom the sender's certificate names. That it may ask for this was decided before.
+        """
         ticket: Ticket
         if isinstance(request, Read):
             ticket = self._reads.add(remote=True)
@@ -302,10 +312,11 @@ class Replica:
         elif self.role is not Role.LEADER:
             ticket.outcome = self._not_leader()
         elif isinstance(request, Forward):
-            ticket.outcome = self._append_forwarded(request)
+            ticket.outcome = self._append_forwarded(request, peer, principal)
         elif isinstance(request, Join):
-            self._take_join(request, ticket)
+            self._take_join(request, ticket, principal.name if principal is not None else "")
         else:
+            assert isinstance(request, Remove), "the node answers the others itself"
             self._take_removal(request.node_id, ticket)
 
         return ticket
@@ -527,6 +538,17 @@ class Replica:
     def address_of(self, node_id: int) -> str | None:
         """Return where a member listens, if known."""
         return self._membership.addresses().get(node_id)
+
+    def wrong_name(self) -> str | None:
+        """Return what is wrong with the name in our certificate, as far as the log is applied here, or None."""
+        member, owner = self.member, self._membership.by_name(self.name)
+        if member is not None and self.name and member.name not in ("", self.name):
+            return f"names {self.name!r}, and this folder's node {self._me} is a member under the name {member.name!r}"
+
+        if owner is not None and owner.node_id != self._me:
+            return f"names {self.name!r}, which is node {owner.node_id}, and this folder holds node {self._me}"
+
+        return None
 
     def peers(self) -> dict[int, str]:
         """Return the other members' addresses."""
@@ -752,7 +774,7 @@ class Replica:
 
             self._asks_due = [ask for ask in self._asks_due if ask in self._announcing.values()]
             self._leader_deaf_until = 0
-            self._session_asked_at = self._address_asked_at = self._digest_told_at = None
+            self._session_asked_at = self._address_asked_at = self._name_asked_at = self._digest_told_at = None
             self._internal.clear()
             self._proposals.requeue_before(self.term)
 
@@ -782,10 +804,17 @@ class Replica:
         if digest is not None and self._me in voters and len(voters) > 1 and self._is_due(self._digest_told_at):
             self._digest_told_at = self._tick
             self._internal.append((_envelope.context(Kind.DIGEST), _envelope.pack_digest(self._me, *digest)))
+        if member is not None and self._may_bind(member) and self._is_due(self._name_asked_at):
+            self._name_asked_at = self._tick
+            self._internal.append((_envelope.context(Kind.NAME), _envelope.pack_name(self._me, self.name)))
 
         if self.role is Role.LEADER and self._manage_due:
             self._manage_due = False
             self._manage()
+
+    def _may_bind(self, member: Member) -> bool:
+        """Say whether we have a certificate now and came without one."""
+        return bool(self.name) and not member.name and self._membership.by_name(self.name) is None
 
     def _announce(self) -> None:
         """Tell each peer where we are, until it knows, and hear where the others are.
@@ -912,7 +941,7 @@ class Replica:
         self._asks_due.append(self._forwarding)
         self._internal.clear()
 
-    def _append_forwarded(self, request: Forward) -> Reply:
+    def _append_forwarded(self, request: Forward, peer: int | None, principal: Principal | None) -> Reply:
         for context, data in request.entries:
             try:
                 kind = _envelope.read_kind(context, 0)
@@ -921,6 +950,12 @@ class Replica:
 
             if kind not in _envelope.FORWARDED_KINDS or not _envelope.is_valid(kind, context, data):
                 return Reply.refused(f"a malformed entry of kind {kind.name.lower()}")
+
+            if peer is not None and kind is not Kind.COMMAND and _envelope.read_owner(data) != peer:
+                return Reply.refused("a node speaks for itself only")
+
+            if kind is Kind.NAME and (principal is None or _envelope.read_name(data)[1] != principal.name):
+                return Reply.refused("a node has the name that its certificate shows, and no other")
 
         try:
             position = self._engine.propose(request.entries)
@@ -1087,15 +1122,18 @@ class Replica:
             # Not before this batch is answered: the commands before this entry were applied in the old session.
             self._session_changed = self._session_changed or node_id == self._me
         elif kind is Kind.ALLOCATE:
-            disk_id, address, wants_vote = _envelope.read_allocate(data)
+            disk_id, address, wants_vote, name = _envelope.read_allocate(context, data)
             known = self._membership.by_disk(disk_id) is not None
-            member = self._membership.allocate(disk_id, address, wants_vote)
+            member = self._membership.allocate(disk_id, address, wants_vote, name)
             self._peers_changed = self._manage_due = True
-            if not known:
+            if not known and member is not None:
                 self._notes.append(f"node {member.node_id} at {address} joins")
 
             for ticket in self._joins.pop(disk_id, ()):
-                self._answer_ticket(ticket, self._admitted(member))
+                self._answer_ticket(ticket, self._taken_name(name) if member is None else self._admitted(member))
+        elif kind is Kind.NAME:
+            node_id, name = _envelope.read_name(data)
+            self._membership.bind(node_id, name)
         elif kind is Kind.ADDRESS:
             self._membership.set_address(*_envelope.read_address(data))
             self._peers_changed = True
@@ -1196,21 +1234,20 @@ class Replica:
 
     # --- membership: what the leader sees to ---------------------------------------------------------------------
 
-    def _take_join(self, request: Join, ticket: Ticket) -> None:
+    def _take_join(self, request: Join, ticket: Ticket, name: str) -> None:
         member = self._membership.by_disk(request.disk_id)
         if member is not None:
-            ticket.outcome = self._admitted(member)
+            same = not (member.name and name) or member.name == name
+            ticket.outcome = self._admitted(member) if same else Reply.refused(f"this disk is {member.name!r}'s")
             return
 
+        if self._membership.by_name(name) is not None:
+            ticket.outcome = self._taken_name(name)
+            return
+
+        entry = _envelope.allocate_entry(request.disk_id, request.address, request.wants_vote, name)
         try:
-            self._engine.propose(
-                [
-                    (
-                        _envelope.context(Kind.ALLOCATE),
-                        _envelope.pack_allocate(request.disk_id, request.address, request.wants_vote),
-                    )
-                ]
-            )
+            self._engine.propose([entry])
         except Refused as refused:
             ticket.outcome = Reply.retry(refused.reason)
             return
@@ -1220,6 +1257,13 @@ class Replica:
     def _admitted(self, member: Member) -> Reply:
         rows = [[node_id, address] for node_id, address in self._membership.addresses().items()]
         return Reply(Status.OK, (self.identity.cluster_id, member.node_id, rows))
+
+    def _taken_name(self, name: str) -> Reply:
+        member = self._membership.by_name(name)
+        return Reply.refused(
+            f"the certificate names {name!r}, which is node {member.node_id if member else 0} already: remove that "
+            f"node first if its disk is lost, or use a certificate of another name"
+        )
 
     def _take_removal(self, node_id: int, ticket: Ticket) -> None:
         conf_state = self._membership.conf_state

@@ -1,10 +1,11 @@
-"""What nodes ask one another beside raft's own messages: one msgpack array a request and a reply, with a version.
+"""What nodes, clients and admins ask of a node beside raft's own messages: a msgpack array each way, with a version.
 
 Sizes are checked while unpacking, types after it: these bytes come from the network.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,13 @@ from typing import Any, TypeAlias
 import msgpack
 
 from ._envelope import MAX_ADDRESS_LENGTH
+from .types import NodeStatus, Role
 
 VERSION = 1
 MAX_ITEMS = 65_536
 """No array or map of a request holds more: 1 MiB of empty maps would otherwise take 80 MiB of memory."""
+MAX_TIMEOUT = 3600.0
+"""Seconds a `Propose` may wait: a client that went away is not waited for without end."""
 MAX_ENTRIES = 16_384
 """A forwarded batch holds at most so many entries."""
 
@@ -28,6 +32,8 @@ class _Kind(enum.IntEnum):
     REMOVE = 4
     WHO = 5
     MOVED = 6
+    STATUS = 7
+    PROPOSE = 8
 
 
 class Status(enum.IntEnum):
@@ -40,6 +46,10 @@ class Status(enum.IntEnum):
     """Not now; the request was not carried out."""
     REFUSED = 3
     """Never; the reply says why."""
+    REJECTED = 4
+    """The Store said no to a command: the reply has its message and its detail."""
+    UNKNOWN = 5
+    """It may have been carried out or not; the reply says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +94,21 @@ class Moved:
     address: str
 
 
-Request: TypeAlias = Forward | Read | Join | Remove | Who | Moved
+@dataclass(frozen=True, slots=True)
+class AskStatus:
+    """Say how you are: the reply has a `NodeStatus`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Propose:
+    """Have a command applied, as if your own program had proposed it; the reply has the Store's answer."""
+
+    command: bytes
+    timeout: float
+    """Seconds."""
+
+
+Request: TypeAlias = Forward | Read | Join | Remove | Who | Moved | AskStatus | Propose
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +167,10 @@ def encode(request: Request) -> bytes:
         body = (_Kind.REMOVE, request.node_id)
     elif isinstance(request, Moved):
         body = (_Kind.MOVED, request.node_id, request.address)
+    elif isinstance(request, AskStatus):
+        body = (_Kind.STATUS,)
+    elif isinstance(request, Propose):
+        body = (_Kind.PROPOSE, request.command, request.timeout)
     else:
         body = (_Kind.WHO,)
 
@@ -177,6 +205,10 @@ def decode(raw: bytes) -> Request:
             0 < node_id < 1 << 62 and len(address) <= MAX_ADDRESS_LENGTH
         ):
             return Moved(node_id, address)
+        case _Kind.STATUS, []:
+            return AskStatus()
+        case _Kind.PROPOSE, [bytes() as command, float() as timeout] if 0 < timeout <= MAX_TIMEOUT:
+            return Propose(command, timeout)
 
     raise ValueError(f"malformed request of kind {kind!r}")
 
@@ -251,6 +283,56 @@ def read_directory(reply: Reply) -> Directory:
             return Directory(applied, _read_addresses(settled), _read_addresses(moved))
 
     raise ValueError("malformed reply to an announced address")
+
+
+def status_reply(status: NodeStatus) -> Reply:
+    """Return the OK reply to `AskStatus`."""
+    values = {field.name: getattr(status, field.name) for field in dataclasses.fields(status)}
+    for name in ("members", "counters"):
+        values[name] = [[key, value] for key, value in values[name].items()]
+
+    return Reply(Status.OK, ([[name, value] for name, value in values.items()],))
+
+
+def read_status(reply: Reply) -> NodeStatus:
+    """Return what an OK reply to `AskStatus` says; values that a later release added are passed over.
+
+    :raises ValueError: the reply has another shape.
+    """
+    try:
+        (rows,) = reply.values
+        values = dict(rows)
+        known = {field.name: values[field.name] for field in dataclasses.fields(NodeStatus)}
+        known["role"] = Role(known["role"])
+        known["voters"], known["learners"] = tuple(known["voters"]), tuple(known["learners"])
+        known["members"], known["counters"] = dict(known["members"]), dict(known["counters"])
+        return NodeStatus(**known)
+    except (KeyError, TypeError, ValueError) as exc:
+        raise ValueError("malformed status") from exc
+
+
+def read_answer(reply: Reply) -> bytes:
+    """Return the Store's answer that an OK reply to `Propose` has.
+
+    :raises ValueError: the reply has another shape.
+    """
+    match reply.values:
+        case (bytes() as answer,):
+            return answer
+
+    raise ValueError("malformed reply to a command")
+
+
+def read_rejection(reply: Reply) -> tuple[str, bytes]:
+    """Return (message, detail) of a REJECTED reply.
+
+    :raises ValueError: the reply has another shape.
+    """
+    match reply.values:
+        case (str() as message, bytes() as detail):
+            return message, detail
+
+    raise ValueError("malformed rejection")
 
 
 def read_leader(reply: Reply) -> str | None:

@@ -25,10 +25,11 @@ from ._address import Address
 from ._config_errors import explain, located
 from ._config_sources import PREFIX, Layer, Origins, PluginChoice, as_table, read_environment, read_file
 from ._plugins import KINDS, Kind, Plugins
+from ._security_options import SecurityOptions
 from .errors import ConfigError, PluginError
 from .protocols import EngineLimits, EngineTiming, Provider
 
-__all__ = ["Config", "Limits", "PluginChoice", "Snapshots", "Timing", "resolve"]
+__all__ = ["Config", "Limits", "PluginChoice", "SecurityOptions", "Snapshots", "Timing", "resolve"]
 
 T = TypeVar("T")
 
@@ -52,7 +53,7 @@ _STORE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 def _choice(value: Any, info: ValidationInfo) -> Any:
     table = as_table(value)
     if isinstance(table, dict):
-        # An option alone, as from RITERAFT_TRANSPORT__INSECURE, belongs to the plugin that is there by default.
+        # An option alone, as from RITERAFT_TRANSPORT__MAX_FRAME, belongs to the plugin that is there by default.
         name = table.pop("name", DEFAULT_PLUGINS[str(info.field_name)])
         if isinstance(name, str) and name:
             return PluginChoice(name, table)
@@ -171,6 +172,7 @@ class Config(BaseSettings):
     timing: Timing = Timing()
     limits: Limits = Limits()
     snapshot: Snapshots = Snapshots()
+    security: SecurityOptions = SecurityOptions()
     seed: int | None = Field(default=None, ge=0, lt=2**64)
     """Decides the election timeouts; drawn at random if not given, which is what a real cluster wants."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "AuthenticationError",
     "Busy",
     "CommandRejected",
     "ConfigError",
@@ -17,6 +18,7 @@ __all__ = [
     "ReadError",
     "Refused",
     "Removed",
+    "RequestRefused",
     "RiteraftError",
     "StorageError",
     "StoreError",
@@ -61,6 +63,10 @@ class CommandRejected(ProposalError):
 
 class ReadError(RiteraftError):
     """A read could not be proved fresh in time; nothing was changed, it is safe to ask again."""
+
+
+class RequestRefused(RiteraftError):
+    """A node will not do what a client or admin asked for, now or later; the text says why."""
 
 
 class NodeStopped(RiteraftError):
@@ -122,6 +128,10 @@ class Refused(RiteraftError):
         """Take the reason's name."""
         super().__init__(reason)
         self.reason = reason
+
+
+class AuthenticationError(RiteraftError):
+    """The other side could not prove that it is whom it must be; the text holds nothing secret. End the connection."""
 
 
 class PeerUnreachable(RiteraftError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import signal
@@ -18,14 +19,15 @@ import anyio.lowlevel
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
-from . import _requests
+from . import _requests, _rights
 from ._applier import Applier
+from ._complaints import Complaints
 from ._effects import Apply, Ask, Effects, SendSnapshot, Write
 from ._plugins import Plugins
 from ._proposals import Ticket
 from ._recovery import Parts, Recovery, carry_out_write
 from ._replica import Replica
-from ._requests import Join, Moved, Remove, Reply, Status, Who
+from ._requests import AskStatus, Propose, Remove, Reply, Status
 from ._sessions import Answer
 from ._signal import Signal, Slot
 from ._snapshots import Snapshots
@@ -45,7 +47,8 @@ from .errors import (
     StorageError,
 )
 from .protocols import Store
-from .types import Hello, NodeStatus, Refusal, RefusalCode, Role, SnapshotMeta
+from .security import Mode
+from .types import Hello, NodeStatus, Principal, Refusal, RefusalCode, Role, SnapshotMeta
 
 if sys.version_info < (3, 11):  # pragma: no cover
     from exceptiongroup import BaseExceptionGroup
@@ -110,6 +113,7 @@ class Node:
         self._failure: Exception | None = None
         self._waiting_for_room: deque[anyio.Event] = deque()
         self._refusals: dict[int, RefusalCode] = {}
+        self._complaints = Complaints(logger)
 
     # --- the public face -----------------------------------------------------------------------------------------
 
@@ -129,12 +133,10 @@ class Node:
         :raises NodeStopped: the node has stopped.
         """
         parts = self._running()
+        # A transport may count what it refused.
+        refused = {f"transport: {why}": count for why, count in getattr(parts.transport, "counters", {}).items()}
         status = parts.replica.status()
-        counted = getattr(parts.transport, "counters", {})  # a transport may count what it refused
-        if not counted:
-            return status
-
-        return replace(status, counters={**status.counters, **{f"transport: {why}": n for why, n in counted.items()}})
+        return dataclasses.replace(status, counters={**status.counters, **self._complaints.counters, **refused})
 
     async def propose(self, command: bytes, *, timeout: float | None = None, wait: bool = True) -> bytes:
         """Have a command applied on every node; return the Store's answer, once this node itself has applied it.
@@ -604,6 +606,9 @@ class Node:
         if self._parts is None or self._stopped:
             return Refusal(RefusalCode.NOT_READY, "this node is no member of a cluster yet, or no longer")
 
+        if self._parts.security.mode is Mode.TLS and hello.principal is None:
+            return Refusal(RefusalCode.FORBIDDEN, "no certificate with a name was shown")
+
         return self._parts.replica.admit(hello)
 
     def messages(self, peer: int, messages: Sequence[bytes]) -> None:
@@ -625,7 +630,7 @@ class Node:
 
         self._wake.set()
 
-    async def request(self, peer: int | None, payload: bytes) -> bytes:
+    async def request(self, peer: int | None, payload: bytes, principal: Principal | None = None) -> bytes:
         """See `Handler.request`."""
         if self._parts is None or self._stopped:
             return _requests.encode_reply(Reply.retry("this node is starting or stopping"))
@@ -633,16 +638,20 @@ class Node:
         try:
             request = _requests.decode(payload)
         except ValueError as exc:
-            return _requests.encode_reply(Reply.refused(str(exc)))
+            return _requests.encode_reply(self._refuse("malformed", peer, principal, str(exc)))
 
-        if peer is None and not isinstance(request, Join | Who):
-            return _requests.encode_reply(Reply.refused("only members may ask for this"))
+        why_not = _rights.why_not(request, peer, principal)
+        if why_not is not None:
+            return _requests.encode_reply(self._refuse(type(request).__name__, peer, principal, why_not))
 
-        if isinstance(request, Moved) and request.node_id != peer:
-            return _requests.encode_reply(Reply.refused("a node speaks of its own address only"))
+        if isinstance(request, AskStatus):
+            return _requests.encode_reply(_requests.status_reply(self.status()))
+
+        if isinstance(request, Propose):
+            return _requests.encode_reply(await self._propose_for(request))
 
         replica = self._parts.replica
-        ticket = replica.request(request)
+        ticket = replica.request(request, peer, principal)
         try:
             with anyio.move_on_after(10 * self._config.timing.election_timeout):
                 await self._outcome(ticket)
@@ -652,6 +661,24 @@ class Node:
 
         reply = ticket.outcome if isinstance(ticket.outcome, Reply) else Reply.retry("no answer in time")
         return _requests.encode_reply(reply)
+
+    def _refuse(self, what: str, peer: int | None, principal: Principal | None, why: str) -> Reply:
+        sender = principal.uri if principal is not None else f"node {peer}" if peer else "a sender without a node id"
+        self._complaints.add(f"refused request: {what}", f"refused a request of {sender}: {why}")
+        return Reply.refused(why)
+
+    async def _propose_for(self, request: Propose) -> Reply:
+        """Carry out a client's `Propose`; never waits for room, so that no client holds up another."""
+        try:
+            return Reply(Status.OK, (await self.propose(request.command, timeout=request.timeout, wait=False),))
+        except CommandRejected as exc:
+            return Reply(Status.REJECTED, (exc.message, exc.detail))
+        except (NotApplied, NodeStopped) as exc:
+            return Reply.retry(str(exc))
+        except OutcomeUnknown as exc:
+            return Reply(Status.UNKNOWN, (str(exc),))
+        except ValueError as exc:
+            return Reply.refused(str(exc))
 
     async def snapshot(self, peer: int, header: bytes, chunks: AsyncIterator[bytes]) -> None:
         """See `Handler.snapshot`.

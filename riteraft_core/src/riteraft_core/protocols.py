@@ -16,6 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel
 
+from .security import NOBODY, Security
 from .types import (
     Anchor,
     ConfState,
@@ -25,6 +26,7 @@ from .types import (
     Identity,
     LogBatch,
     LogRow,
+    Principal,
     Ready,
     Recovered,
     Refusal,
@@ -127,13 +129,16 @@ class Handler(Protocol):
     """What a transport hands in; core implements it. The plain methods never block."""
 
     def admit(self, hello: Hello) -> Refusal | None:
-        """Say whether to let a connection in; a transport asks once for each, and sends a refusal's text back."""
+        """Say whether to let a connection in; a transport asks once for each, and sends a refusal's text back.
+
+        With TLS, `Hello.principal` must be whom the sender's certificate names.
+        """
 
     def messages(self, peer: int, messages: Sequence[bytes]) -> None:
         """Take raft messages of an admitted peer, in the order it sent them."""
 
-    async def request(self, peer: int | None, payload: bytes) -> bytes:
-        """Answer one request; `peer` is None for a sender without an identity."""
+    async def request(self, peer: int | None, payload: bytes, principal: Principal | None = None) -> bytes:
+        """Answer one request; `peer` is None for a sender without an identity, `principal` that of its `Hello`."""
 
     async def snapshot(self, peer: int, header: bytes, chunks: AsyncIterator[bytes]) -> None:
         """Take one snapshot stream; a return tells the sender that it was verified and taken."""
@@ -150,7 +155,7 @@ class Transport(Protocol):
 
     @property
     def address(self) -> str:
-        """The bound `host:port`, with the real port where the config said 0."""
+        """The bound `host:port`, with the real port where the config said 0; empty if it does not listen."""
 
     def identify(self, identity: Identity) -> None:
         """Say who we are now: a joiner's transport opens without an identity, listens, and may only `request`."""
@@ -313,10 +318,12 @@ class TransportContext:
     """What a transport is made from."""
 
     identity: Identity | None
-    address: str
-    """`host:port` to listen on; IPv6 in brackets; port 0 takes a free one."""
+    address: str | None
+    """`host:port` to listen on; IPv6 in brackets; port 0 takes a free one. None: listen nowhere, only `request`."""
     handler: Handler
     logger: logging.Logger
+    security: Security = NOBODY
+    """How peers prove who they are. A transport must carry out its mode in full, or not name it in its `Provider`."""
 
 
 T = TypeVar("T")
@@ -333,3 +340,5 @@ class Provider(Generic[T]):
     """`open(options, context)`: entered, it is ready for use; left, everything it holds is closed."""
     backends: tuple[str, ...] = ("asyncio", "trio")
     """The event loops it runs on; it is refused by name on another."""
+    security: tuple[str, ...] = ("none",)
+    """The modes of `Security` that a transport carries out; with another one in the config it is refused by name."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
+from urllib.parse import quote, unquote
 
 import msgpack
 
@@ -167,6 +168,50 @@ class Recovered:
     entries: Sequence[LogRow] = ()
 
 
+class PrincipalRole(str, enum.Enum):
+    """What the owner of a certificate is in a cluster."""
+
+    NODE = "node"
+    """May replicate and take part in everything that members do among themselves."""
+    CLIENT = "client"
+    """May propose, read and ask for status."""
+    ADMIN = "admin"
+    """May do what a client may, and change who belongs to the cluster."""
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Whom a certificate names: a node, client or admin of one cluster."""
+
+    SCHEME: ClassVar[str] = "riteraft://"
+    MAX_NAME: ClassVar[int] = 200
+
+    role: PrincipalRole
+    cluster: str
+    name: str
+
+    @property
+    def uri(self) -> str:
+        """Return the subject alternative name: `riteraft://CLUSTER/ROLE/NAME`, each part percent-encoded."""
+        return f"{self.SCHEME}{quote(self.cluster, safe='')}/{self.role.value}/{quote(self.name, safe='')}"
+
+    @classmethod
+    def parse(cls, uri: str) -> Principal:
+        """Take `uri` back.
+
+        :raises ValueError: it is no such thing, or not written as `uri` writes it.
+        """
+        parts = uri[len(cls.SCHEME) :].split("/") if uri.startswith(cls.SCHEME) else []
+        if len(parts) == 3:
+            cluster, role, name = unquote(parts[0], errors="strict"), parts[1], unquote(parts[2], errors="strict")
+            if role in set(PrincipalRole) and 0 < len(cluster) <= cls.MAX_NAME and 0 < len(name) <= cls.MAX_NAME:
+                principal = cls(PrincipalRole(role), cluster, name)
+                # One spelling only, or two texts would be one name.
+                if principal.uri == uri:
+                    return principal
+        raise ValueError(f"{uri[:300]!r} is not riteraft://CLUSTER/node/NAME (or client, or admin)")
+
+
 @dataclass(frozen=True, slots=True)
 class Hello:
     """Who knocks: what a connection's first frame says of its sender, checked by `Handler.admit`."""
@@ -179,6 +224,8 @@ class Hello:
     disk_id: bytes
     to: int
     """The node id the sender means to reach; 0 for "whoever listens there" (requests go to an address)."""
+    principal: Principal | None = None
+    """Whom the sender's certificate names: set by the listening side, never taken from the wire."""
 
 
 class RefusalCode(str, enum.Enum):
@@ -277,6 +324,8 @@ class Member:
     address: str
     disk_id: bytes
     wants_vote: bool = True
+    name: str = ""
+    """The name in its certificate; empty as long as it never showed one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,7 +145,7 @@ class Connection:
         return self._raw
 
 
-_CURES = (
+_CURES: tuple[tuple[set[int], set[str], str], ...] = (
     (
         {errno.ENOSPC, errno.EDQUOT},
         {"database or disk is full"},

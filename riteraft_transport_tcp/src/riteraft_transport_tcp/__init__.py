@@ -14,4 +14,4 @@ __all__ = ["TcpOptions", "open_tcp", "riteraft_transports"]
 @hookimpl
 def riteraft_transports() -> list[Provider[Transport]]:
     """Bring the transport named `tcp`."""
-    return [Provider("tcp", options=TcpOptions, open=open_tcp)]
+    return [Provider("tcp", options=TcpOptions, open=open_tcp, security=("none", "secret", "tls"))]

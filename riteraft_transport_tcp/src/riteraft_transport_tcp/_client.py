@@ -9,13 +9,18 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import anyio
+from anyio.abc import ByteStream
 from riteraft_core._address import Address
-from riteraft_core.errors import PeerUnreachable
+from riteraft_core.errors import AuthenticationError, PeerUnreachable
+from riteraft_core.security import Mode, Security
+from riteraft_core.shared_secret import Dialler as SecretDialler
+from riteraft_core.shared_secret import Meeting, Secret
 from riteraft_core.types import Hello, Refusal
 
 from ._connection import Connection, ConnectionLostError, Reaper, tune
 from ._framing import (
     REQUEST_OVERHEAD,
+    Frame,
     FrameError,
     Kind,
     decode_call,
@@ -26,6 +31,8 @@ from ._framing import (
 )
 from ._handshake import MAX_HELLO, Purpose, decode_answer, encode_hello
 from ._options import TcpOptions
+from ._sealed import SealedStream
+from ._tls import dial_tls
 
 
 class DeniedError(Exception):
@@ -40,10 +47,11 @@ class DeniedError(Exception):
 class Dialler:
     """Opens connections: the one place where a stream to another node is made."""
 
-    def __init__(self, options: TcpOptions, reaper: Reaper) -> None:
+    def __init__(self, options: TcpOptions, reaper: Reaper, security: Security) -> None:
         """Every connection made is watched by `reaper`."""
         self._options = options
         self._reaper = reaper
+        self._security = security
 
     @asynccontextmanager
     async def dial(self, address: str, hello: Hello, purpose: Purpose) -> AsyncIterator[Connection]:
@@ -71,7 +79,7 @@ class Dialler:
             self._reaper.watch(connection)
             let_in = False
             with connection.scope:
-                await self._introduce(connection, hello, purpose)
+                await self._introduce(connection, stream, target.host, hello, purpose)
                 let_in = True
                 yield connection
             if not let_in:
@@ -80,23 +88,53 @@ class Dialler:
             self._reaper.forget(connection)
             await connection.aclose()
 
-    async def _introduce(self, connection: Connection, hello: Hello, purpose: Purpose) -> None:
-        options = self._options
+    async def _introduce(
+        self, connection: Connection, stream: ByteStream, host: str, hello: Hello, purpose: Purpose
+    ) -> None:
+        options, security = self._options, self._security
         try:
             # One limit for the whole handshake, so the single steps have none.
             with anyio.fail_after(options.handshake_timeout):
-                await connection.send(encode_hello(hello, purpose), math.inf)
-                first, *more = await connection.receive(math.inf)
-                refusal = decode_answer(first)
-                if more:
-                    raise FrameError("more than an answer to a hello")
+                if security.tls is not None:
+                    connection.secure(await dial_tls(stream, host, security, security.tls))
+                if security.secret is not None:
+                    await self._prove(connection, stream, security.secret, hello, purpose)
+                else:
+                    await connection.send(encode_hello(hello, purpose), math.inf)
+                refusal = decode_answer(await self._answer(connection))
         except TimeoutError as exc:
             raise ConnectionLostError(f"no answer to our hello within {options.handshake_timeout:g} s") from exc
-        except FrameError as exc:
+        except (FrameError, AuthenticationError) as exc:
             raise ConnectionLostError(f"its answer to our hello: {exc}") from exc
+        except ConnectionLostError as exc:
+            if security.mode is Mode.NONE:
+                raise
+            # Who was refused in a handshake is not told why: that is for the one who refused.
+            raise ConnectionLostError(f"{exc} (security mode {security.mode.value}; its own log may say why)") from exc
         if refusal is not None:
             raise DeniedError(refusal)
         connection.trust(options.max_frame)
+
+    async def _prove(
+        self, connection: Connection, stream: ByteStream, secret: Secret, hello: Hello, purpose: Purpose
+    ) -> None:
+        dialler = SecretDialler(secret, Meeting(self._security.cluster, purpose.meeting, hello))
+        await connection.send(encode_hello(hello, purpose, dialler.nonce), math.inf)
+        frame = await self._answer(connection)
+        if frame.kind != Kind.CHALLENGE:
+            refusal = decode_answer(frame)
+            # Anyone could have said so: it is worth a line in a log, and must not end this node.
+            text = refusal.text if refusal is not None else "it asked for no proof of the secret"
+            raise ConnectionLostError(f"it refused us, without proof of the secret: {text}")
+        proof, seals = dialler.prove(bytes(frame.body))
+        await connection.send(encode(Kind.PROOF, hello.group, proof), math.inf)
+        connection.secure(SealedStream(stream, seals))
+
+    async def _answer(self, connection: Connection) -> Frame:
+        first, *more = await connection.receive(math.inf)
+        if more or connection.partial:
+            raise FrameError("more than an answer to a hello")
+        return first
 
 
 class _Call:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import anyio
 from anyio.abc import ByteStream, SocketAttribute
 from riteraft_core._address import Address
+from riteraft_core.errors import AuthenticationError
 
-from ._framing import Frame, FrameDecoder, FrameError
+from ._framing import ForgeryError, Frame, FrameDecoder, FrameError
 from ._options import TcpOptions
 
 _RECEIVE_SIZE = 256 * 1024
@@ -53,6 +54,15 @@ class Connection:
             return "someone who is gone"
         return str(Address(str(peer[0]), int(peer[1])))
 
+    @property
+    def partial(self) -> bool:
+        """Whether a frame has begun to arrive and is not whole yet."""
+        return self._decoder.partial
+
+    def secure(self, stream: ByteStream) -> None:
+        """Read and write through `stream` from now on, which is made around the one before."""
+        self._stream = stream
+
     def trust(self, frame_limit: int) -> None:
         """Take frames of up to `frame_limit` bytes from now on."""
         self._decoder.limit = frame_limit
@@ -85,8 +95,12 @@ class Connection:
                     self.read_by = anyio.current_time() + self._frame_timeout
         except anyio.EndOfStream as exc:
             raise ConnectionLostError("the other side closed the connection") from exc
+        except AuthenticationError as exc:
+            raise ForgeryError(str(exc)) from exc
         except _BROKEN as exc:
-            raise ConnectionLostError(f"the connection broke: {exc.__cause__ or type(exc).__name__}") from exc
+            raise ConnectionLostError(
+                f"the connection broke: {exc.__cause__ or str(exc) or type(exc).__name__}"
+            ) from exc
         finally:
             self.read_by = math.inf
 
@@ -103,7 +117,9 @@ class Connection:
         try:
             await self._stream.send(data)
         except _BROKEN as exc:
-            raise ConnectionLostError(f"the connection broke: {exc.__cause__ or type(exc).__name__}") from exc
+            raise ConnectionLostError(
+                f"the connection broke: {exc.__cause__ or str(exc) or type(exc).__name__}"
+            ) from exc
         finally:
             self.write_by = math.inf
 

@@ -6,7 +6,7 @@ A frame is a header and a body:
 
 in network byte order. The CRC32 covers the header before it and the body, so that one flipped bit anywhere is found.
 The header keeps this layout in every later version of the protocol, and so does the body of a `REFUSED` frame: two
-versions that meet can tell each other so. The flags are kept for a MAC and a counter in every frame.
+versions that meet can tell each other so. With TLS or a shared secret the frames travel inside of it, as they are.
 
 The length is checked against a limit as soon as the header is there: no memory is taken for what was only claimed.
 """
@@ -35,11 +35,13 @@ MESSAGE_OVERHEAD = _COUNT.size
 
 
 class Kind(enum.IntEnum):
-    """What a frame is. 4 to 7 are kept for an authentication step between `HELLO` and its answer."""
+    """What a frame is. `CHALLENGE` and `PROOF` go between `HELLO` and its answer if there is a shared secret."""
 
     HELLO = 1
     WELCOME = 2
     REFUSED = 3
+    CHALLENGE = 4
+    PROOF = 5
     MESSAGES = 16
     REQUEST = 32
     ANSWER = 33
@@ -65,6 +67,21 @@ class Frame(NamedTuple):
 
 class FrameError(Exception):
     """The other side sent what no honest peer sends: close the connection. The text holds none of its bytes."""
+
+    reason = "frame"
+    """What it is counted as."""
+
+
+class ForgeryError(FrameError):
+    """It did not come from a holder of the secret, or was changed on the way."""
+
+    reason = "forgery"
+
+
+class TlsError(FrameError):
+    """There is no TLS connection: no certificate, one of another CA, an expired one, an old version, no TLS at all."""
+
+    reason = "tls"
 
 
 class VersionError(FrameError):

@@ -13,14 +13,11 @@ class TcpOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    insecure: bool = False
-    """Listen on other than loopback addresses though nothing is authenticated or encrypted: whoever reaches the port
-    may speak for any node."""
-
     max_frame: int = Field(default=16 * _MIB, ge=4 * _KIB, le=1024 * _MIB)
     """The longest body of a frame, in and out. An append carries 256 KiB or one command of at most 1 MiB by default."""
-    max_stranger_frame: int = Field(default=1 * _MIB, ge=4 * _KIB)
-    """The same for a sender without an identity: it asks to join, which is small."""
+    max_stranger_frame: int = Field(default=2 * _MIB, ge=4 * _KIB)
+    """The same for a sender without an identity, as long as nobody has to prove anything: it asks to join, which is
+    small, or brings a client's command, of at most 1 MiB by default."""
     snapshot_chunk: int = Field(default=256 * _KIB, ge=1)
     """A snapshot is sent in pieces of this size at most: small beside the memory of a node, big beside a header."""
 

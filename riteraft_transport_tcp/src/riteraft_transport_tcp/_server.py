@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import math
-from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 import anyio
 from anyio.abc import ByteStream, SocketListener, TaskGroup
-from riteraft_core.errors import PeerUnreachable
+from riteraft_core._complaints import Complaints
+from riteraft_core.errors import AuthenticationError, PeerUnreachable
 from riteraft_core.protocols import Handler
-from riteraft_core.types import Hello, Refusal, RefusalCode
+from riteraft_core.security import Mode, Security
+from riteraft_core.shared_secret import Listener, Meeting, Secret
+from riteraft_core.types import Hello, Principal, Refusal, RefusalCode
 
 from ._connection import Connection, ConnectionLostError, Reaper, tune
 from ._framing import (
     REQUEST_OVERHEAD,
+    ForgeryError,
     Frame,
     FrameError,
     Kind,
@@ -36,9 +40,12 @@ from ._handshake import (
     encode_refusal,
     encode_welcome,
     no_identity,
+    other_method,
     wrong_version,
 )
 from ._options import TcpOptions
+from ._sealed import SealedStream
+from ._tls import accept_tls
 
 _ACCEPT_PAUSE = 0.1
 """After a failed accept (mostly: no file descriptor left) the listener rests this long; the kernel keeps the queue."""
@@ -48,29 +55,6 @@ _LAST_WORDS = 1.0
 
 _MAX_ERROR_TEXT = 1024
 """Characters of an error that are sent to the one who asked."""
-
-
-class Complaints:
-    """Counts what went wrong by reason, and logs a line a second at most: a flood must not fill the disk."""
-
-    def __init__(self, logger: logging.Logger) -> None:
-        """Log to `logger`."""
-        self.counters: Counter[str] = Counter()
-        self._logger = logger
-        self._quiet_until = 0.0
-        self._unsaid = 0
-
-    def add(self, reason: str, text: str) -> None:
-        """Count `reason`; log `text`, which holds no payload, if the last line is a second old."""
-        self.counters[reason] += 1
-        now = anyio.current_time()
-        if now < self._quiet_until:
-            self._unsaid += 1
-            return
-        self._quiet_until = now + 1.0
-        more = f" (and {self._unsaid} more such lines were left out)" if self._unsaid else ""
-        self._unsaid = 0
-        self._logger.warning("%s%s", text, more)
 
 
 class _Guest:
@@ -93,13 +77,20 @@ class Server:
         handler: Handler,
         logger: logging.Logger,
         reaper: Reaper,
+        security: Security,
+        node_id: Callable[[], int],
         knocked: Callable[[int], None],
     ) -> None:
-        """Hand what arrives to `handler`; tell `knocked` which peer has just been let in."""
+        """Hand what arrives to `handler`; tell `knocked` which peer has just been let in.
+
+        `node_id` is asked for our own, 0 as long as we have none.
+        """
         self._options = options
         self._handler = handler
         self._logger = logger
         self._reaper = reaper
+        self._security = security
+        self._node_id = node_id
         self._knocked = knocked
         self.complaints = Complaints(logger)
         # Both oldest first: a full house shows the door to whoever came first.
@@ -136,16 +127,17 @@ class Server:
         try:
             tune(stream, self._options.idle_timeout)  # a snapshot may wait that long; the dialling side is stricter
             with connection.scope:
-                await self._let_in(connection)
+                await self._let_in(connection, stream)
         except ConnectionLostError as exc:
             self._logger.debug("connection from %s: %s", remote, exc)
         except FrameError as exc:
-            self.complaints.add("frame", f"connection from {remote} closed: {exc}")
+            self.complaints.add(exc.reason, f"connection from {remote} closed: {exc}")
         except Exception:
             self._logger.exception("connection from %s ended by an error of this node", remote)
         else:
             if connection.fault is not None:
-                self.complaints.add("frame", f"connection from {remote} closed: {connection.fault}")
+                fault = connection.fault
+                self.complaints.add(fault.reason, f"connection from {remote} closed: {fault}")
             elif connection.ended is not None:
                 self._logger.debug("connection from %s: %s", remote, connection.ended)
         finally:
@@ -154,7 +146,7 @@ class Server:
             self._reaper.forget(connection)
             await connection.aclose()
 
-    async def _let_in(self, connection: Connection) -> None:
+    async def _let_in(self, connection: Connection, stream: ByteStream) -> None:
         options = self._options
         self._strangers[connection] = None
         if len(self._strangers) > options.max_unauthenticated:
@@ -167,7 +159,7 @@ class Server:
             try:
                 # One limit for the whole handshake, so the single steps have none.
                 with anyio.fail_after(options.handshake_timeout):
-                    answer = await self._hear(connection)
+                    answer = await self._hear(connection, stream)
                     if isinstance(answer, _Guest):
                         guest = answer
                         await connection.send(encode_welcome(guest.hello.group), math.inf)
@@ -189,15 +181,27 @@ class Server:
             if guest is not None:
                 self._unseat(guest)
 
-    async def _hear(self, connection: Connection) -> _Guest | tuple[int, Refusal]:
+    async def _hear(self, connection: Connection, stream: ByteStream) -> _Guest | tuple[int, Refusal]:
         """Return the guest, already in the book, or for which group and why it is refused."""
+        tls, secret = self._security.tls, self._security.secret
+        shown: Principal | Refusal | None = None
+        if tls is not None:
+            secured, shown = await accept_tls(stream, tls)
+            connection.secure(secured)
         try:
             first, *more = await connection.receive(math.inf)
         except VersionError as exc:
             return 0, self._noted(connection, wrong_version(exc))
-        hello, purpose = decode_hello(first)
+        hello, purpose, nonce = decode_hello(first)
         if more:
             raise FrameError("more than a hello before its answer")
+        if bool(nonce) != (secret is not None):
+            return hello.group, self._noted(connection, other_method(nonce))
+        if secret is not None:
+            await self._authenticate(connection, stream, secret, hello, purpose, nonce)
+        if isinstance(shown, Refusal):
+            return hello.group, self._noted(connection, shown)
+        hello = dataclasses.replace(hello, principal=shown)
         if hello.node_id == 0 and purpose is not Purpose.REQUEST:
             return hello.group, self._noted(connection, no_identity())
         refusal = self._handler.admit(hello)
@@ -205,8 +209,30 @@ class Server:
             return hello.group, self._noted(connection, refusal)
         guest = _Guest(connection, hello, purpose)
         self._seat(guest)
-        connection.trust(self._options.max_frame if hello.node_id else self._options.max_stranger_frame)
+        known = hello.node_id or self._security.mode is not Mode.NONE
+        connection.trust(self._options.max_frame if known else self._options.max_stranger_frame)
         return guest
+
+    async def _authenticate(
+        self, connection: Connection, stream: ByteStream, secret: Secret, hello: Hello, purpose: Purpose, nonce: bytes
+    ) -> None:
+        """Have the other side prove that it has the secret; all that follows is sealed.
+
+        :raises FrameError: it did not.
+        """
+        if connection.partial:
+            raise FrameError("more than a hello before its answer")
+        listener = Listener(secret, Meeting(self._security.cluster, purpose.meeting, hello), nonce, self._node_id())
+        await connection.send(encode(Kind.CHALLENGE, hello.group, listener.challenge), math.inf)
+        frames = await connection.receive(math.inf)
+        expect(frames, hello.group, Kind.PROOF)
+        if len(frames) > 1 or connection.partial:
+            raise FrameError("more than a proof before its answer")
+        try:
+            seals = listener.check(bytes(frames[0].body))
+        except AuthenticationError as exc:
+            raise ForgeryError(str(exc)) from exc
+        connection.secure(SealedStream(stream, seals))
 
     def _seat(self, guest: _Guest) -> None:
         """Enter a guest in the book; show out whom it replaces, and the oldest if there are too many of its name."""
@@ -262,7 +288,8 @@ class Server:
         answer = b""
         async with anyio.create_task_group() as tasks:
             # Says that we are at work: checking and installing may take longer than a connection may be silent.
-            tasks.start_soon(self._stay_alive, guest)
+            done = anyio.Event()
+            tasks.start_soon(self._stay_alive, guest, done)
             try:
                 async with aclosing(incoming.chunks()) as chunks:
                     await self._handler.snapshot(hello.node_id, bytes(first.body), chunks)
@@ -273,16 +300,19 @@ class Server:
             except Exception as exc:
                 answer = _not_taken(hello.group, str(exc) or type(exc).__name__)
                 self._logger.warning("a snapshot from node %d was not taken: %s", hello.node_id, exc)
-            tasks.cancel_scope.cancel()
+            done.set()
         if incoming.fault is not None:
-            self.complaints.add("frame", f"snapshot from {connection.remote}: {incoming.fault}")
+            self.complaints.add(incoming.fault.reason, f"snapshot from {connection.remote}: {incoming.fault}")
         await connection.send(answer, self._options.frame_timeout)
         await connection.drain(_LAST_WORDS)
 
-    async def _stay_alive(self, guest: _Guest) -> None:
+    async def _stay_alive(self, guest: _Guest, done: anyio.Event) -> None:
+        # Never cancelled while it writes: half a record would spoil what comes after.
         try:
             while True:
-                await anyio.sleep(self._options.idle_timeout / 4)
+                with anyio.move_on_after(self._options.idle_timeout / 4):
+                    await done.wait()
+                    return
                 await guest.connection.send(encode(Kind.ALIVE, guest.hello.group), self._options.frame_timeout)
         except ConnectionLostError as exc:
             guest.connection.end(str(exc))
@@ -380,7 +410,7 @@ class _Desk:
         hello = self._guest.hello
         kind = Kind.ANSWER
         try:
-            answer = await self._handler.request(hello.node_id or None, payload)
+            answer = await self._handler.request(hello.node_id or None, payload, hello.principal)
             if len(answer) + REQUEST_OVERHEAD > self._options.max_frame:
                 raise ValueError(f"an answer of {len(answer)} bytes is over max_frame ({self._options.max_frame})")
         except Exception as exc:

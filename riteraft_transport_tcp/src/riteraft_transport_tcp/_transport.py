@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
-import logging
-import socket
 from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import anyio
-from anyio.abc import SocketAttribute, SocketListener, TaskGroup
+from anyio.abc import SocketAttribute, SocketListener, SocketStream, TaskGroup
+from anyio.streams.stapled import MultiListener
 from riteraft_core._address import Address
 from riteraft_core.errors import ConfigError, PeerUnreachable
 from riteraft_core.protocols import Transport, TransportContext
+from riteraft_core.security import check_exposure
 from riteraft_core.types import Hello, Identity
 
 from ._client import DeniedError, Dialler, RequestLine, SnapshotSender
@@ -42,8 +41,16 @@ class TcpTransport:
         self._address = address
         self._tasks = tasks
         self._reaper = Reaper(options)
-        self._dialler = Dialler(options, self._reaper)
-        self._server = Server(options, context.handler, context.logger, self._reaper, self._knocked)
+        self._dialler = Dialler(options, self._reaper, context.security)
+        self._server = Server(
+            options,
+            context.handler,
+            context.logger,
+            self._reaper,
+            context.security,
+            node_id=lambda: self._identity.node_id if self._identity is not None else 0,
+            knocked=self._knocked,
+        )
         self._outboxes: dict[int, Outbox] = {}
         self._lines: dict[tuple[str, Identity | None], RequestLine] = {}
         self._closed = False
@@ -169,24 +176,17 @@ class TcpTransport:
 async def open_tcp(options: TcpOptions, context: TransportContext) -> AsyncIterator[Transport]:
     """Listen on `context.address` and serve until the block is left.
 
-    :raises ConfigError: the address cannot be listened on, or is not loopback and `insecure` is not set.
+    :raises ConfigError: the address cannot be listened on, or may not be without authentication.
     """
-    try:
-        wanted = Address.parse(context.address)
-    except ValueError as exc:
-        raise ConfigError(f"address: {exc}") from exc
-    await _check_exposure(wanted, options, context.logger)
-    try:
-        multi = await anyio.create_tcp_listener(local_host=wanted.host, local_port=wanted.port)
-    except OSError as exc:
-        cure = _CURES.get(exc.errno or 0, "choose another address")
-        raise ConfigError(f"address: cannot listen on {wanted}: {exc.strerror or exc}; {cure}") from exc
-    port = multi.extra(SocketAttribute.local_port)  # noqa: S610 - not Django's
-    failure: Exception | None = None
-    try:
+    async with AsyncExitStack() as stack:
+        listeners: list[SocketListener] = []
+        address = ""
+        if context.address is not None:
+            listeners, address = await _listen(context.address, context, stack)
+        failure: Exception | None = None
         async with anyio.create_task_group() as tasks:
-            transport = TcpTransport(options, context, str(Address(wanted.host, port)), tasks)
-            transport.run([listener for listener in multi.listeners if isinstance(listener, SocketListener)])
+            transport = TcpTransport(options, context, address, tasks)
+            transport.run(listeners)
             try:
                 yield transport
             except Exception as exc:  # the block's own: it leaves as it came, not in a group
@@ -194,38 +194,28 @@ async def open_tcp(options: TcpOptions, context: TransportContext) -> AsyncItera
             finally:
                 transport.close()
                 tasks.cancel_scope.cancel()
-    finally:
-        with anyio.CancelScope(shield=True):
-            await multi.aclose()
     if failure is not None:
         raise failure
 
 
-async def _check_exposure(address: Address, options: TcpOptions, logger: logging.Logger) -> None:
-    """Refuse to be reached from outside while nothing on this port is authenticated.
-
-    :raises ConfigError: the address cannot be resolved, or is not loopback and `insecure` is not set.
-    """
+async def _listen(text: str, context: TransportContext, stack: AsyncExitStack) -> tuple[list[SocketListener], str]:
+    """Return what listens at the address, to be closed by `stack`, and the address with its real port."""
     try:
-        resolved = await anyio.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        wanted = Address.parse(text)
+    except ValueError as exc:
+        raise ConfigError(f"address: {exc}") from exc
+    await check_exposure(wanted, context.security, context.logger)
+    try:
+        multi = await anyio.create_tcp_listener(local_host=wanted.host, local_port=wanted.port)
     except OSError as exc:
-        raise ConfigError(
-            f"address: {address.host} cannot be resolved ({exc.strerror or exc}); write an IP address, or mend the name"
-        ) from exc
-    open_to = sorted({str(entry[4][0]) for entry in resolved if not _is_loopback(str(entry[4][0]))})
-    if not open_to:
-        return
-    if not options.insecure:
-        raise ConfigError(
-            f"address: {address} can be reached from other machines ({', '.join(open_to)}), and whoever reaches it may "
-            "act as any node: listen on 127.0.0.1 or [::1], or accept that with insecure = true under [transport]"
-        )
-    logger.warning(
-        "listening on %s without authentication or encryption (insecure = true): "
-        "whoever reaches it may act as any node of this cluster",
-        address,
-    )
+        cure = _CURES.get(exc.errno or 0, "choose another address")
+        raise ConfigError(f"address: cannot listen on {wanted}: {exc.strerror or exc}; {cure}") from exc
+    stack.push_async_callback(_close, multi)
+    port = multi.extra(SocketAttribute.local_port)  # noqa: S610 - not Django's
+    listeners = [listener for listener in multi.listeners if isinstance(listener, SocketListener)]
+    return listeners, str(Address(wanted.host, port))
 
 
-def _is_loopback(host: str) -> bool:
-    return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+async def _close(listener: MultiListener[SocketStream]) -> None:
+    with anyio.CancelScope(shield=True):
+        await listener.aclose()

@@ -6,8 +6,6 @@ import enum
 import importlib.util
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,11 +18,10 @@ from rich.table import Column, Table
 from .._plugins import KINDS, Plugins
 from .._store import load_store
 from ..config import Config
-from ..errors import ConfigError, PluginError, RiteraftError
-from . import WRONG_CONFIG
+from ..errors import ConfigError
+from . import _ask, _certs
+from ._errors import errors_as_exit_codes
 from ._serve import serve
-
-FATAL = 1
 
 # A paragraph that begins with a backspace is left as it is by click.
 HELP = """Run a replicated Store from a config file.
@@ -159,19 +156,6 @@ def plugins() -> None:
         typer.echo(problem)
 
 
-@contextmanager
-def errors_as_exit_codes() -> Iterator[None]:
-    """Turn our errors into a text on stderr and an exit code; any other one is a bug and keeps its traceback."""
-    try:
-        yield
-    except (ConfigError, PluginError) as exc:
-        typer.echo(f"riteraft: {exc}", err=True)
-        raise typer.Exit(WRONG_CONFIG) from exc
-    except RiteraftError as exc:
-        typer.echo(f"riteraft: {type(exc).__name__}: {exc}", err=True)
-        raise typer.Exit(FATAL) from exc
-
-
 def _backend(loop: Loop) -> tuple[str, dict[str, Any]]:
     """Return what `anyio.run` calls this loop.
 
@@ -182,3 +166,8 @@ def _backend(loop: Loop) -> tuple[str, dict[str, Any]]:
     if loop is Loop.UVLOOP:
         return "asyncio", {"use_uvloop": True}
     return loop.value, {}
+
+
+app.command()(_ask.status)
+app.command()(_ask.remove)
+app.add_typer(_certs.app, name="certs")

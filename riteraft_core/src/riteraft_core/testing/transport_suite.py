@@ -24,7 +24,7 @@ import pytest
 
 from ..errors import ConfigError, PeerUnreachable
 from ..protocols import Transport, TransportContext
-from ..types import Hello, Identity, Refusal, RefusalCode
+from ..types import Hello, Identity, Principal, PrincipalRole, Refusal, RefusalCode
 
 __all__ = ["OpenTransport", "RecordingHandler", "TransportSuite", "identity_of"]
 
@@ -43,6 +43,11 @@ def identity_of(node_id: int, *, cluster_id: bytes = CLUSTER_ID, group: int = 7)
     return Identity("suite", cluster_id, group, node_id, hashlib.sha256(b"%d" % node_id).digest()[:16])
 
 
+def said(hello: Hello) -> Hello:
+    """Return what the sender itself said, without whom its certificate names."""
+    return dataclasses.replace(hello, principal=None)
+
+
 class RecordingHandler:
     """A handler that writes down what it was given; tests replace single methods' behaviour by its fields."""
 
@@ -52,6 +57,7 @@ class RecordingHandler:
         self.received: list[tuple[int, bytes]] = []
         self.batches: list[tuple[int, list[bytes]]] = []
         self.requests: list[tuple[int | None, bytes]] = []
+        self.principals: list[Principal | None] = []
         self.snapshots: list[tuple[int, bytes, bytes]] = []
         self.broken_snapshots: list[Exception] = []
         self.unreached: list[int] = []
@@ -75,9 +81,10 @@ class RecordingHandler:
         self.received.extend((peer, message) for message in messages)
         self._change()
 
-    async def request(self, peer: int | None, payload: bytes) -> bytes:
+    async def request(self, peer: int | None, payload: bytes, principal: Principal | None = None) -> bytes:
         """Note it, wait for the gate if there is one, and answer."""
         self.requests.append((peer, payload))
+        self.principals.append(principal)
         self._change()
         if self.request_gate is not None:
             await self.request_gate.wait()
@@ -264,7 +271,18 @@ class TransportSuite:
             await one.send_until(2, b"first", two)
             await one.send_until(2, b"second", two)
             identity = identity_of(1)
-            assert two.handler.hellos == [Hello(identity.cluster_id, identity.group, 1, identity.disk_id, to=2)]
+            (hello,) = two.handler.hellos
+            assert said(hello) == Hello(identity.cluster_id, identity.group, 1, identity.disk_id, to=2)
+
+    async def test_a_certificates_name_is_told_with_the_hello_and_with_each_request(
+        self, open_transport: OpenTransport
+    ) -> None:
+        """The same name both times; in modes without certificates there is none."""
+        async with self.open_pair(open_transport) as (one, two):
+            await one.transport.request(two.address, b"abc")
+            (hello,) = two.handler.hellos
+            assert two.handler.principals == [hello.principal]
+            assert hello.principal in (None, Principal(PrincipalRole.NODE, "suite", "n1"))
 
     # --- peers that are not there ------------------------------------------------------------------------------------
 
@@ -402,14 +420,14 @@ class TransportSuite:
             one.transport.set_peers({2: two.address})
             one.transport.send(2, [b"hello"])
             await one.handler.until(lambda: one.handler.refusals)
-            assert two.handler.hellos[0] == Hello(b"another cluster!", 8, 1, stranger.disk_id, 2)
+            assert said(two.handler.hellos[0]) == Hello(b"another cluster!", 8, 1, stranger.disk_id, 2)
 
     async def test_a_joiner_may_only_request(self, open_transport: OpenTransport) -> None:
         """Without an identity there is no sender for messages and snapshots; a request has None for one."""
         async with self.open_peer(open_transport, 0) as joiner, self.open_peer(open_transport, 2) as two:
             assert await joiner.transport.request(two.address, b"let me in") == b"ni em tel"
             assert two.handler.requests == [(None, b"let me in")]
-            assert two.handler.hellos[0] == Hello(b"", 0, 0, b"", 0)
+            assert said(two.handler.hellos[0]) == Hello(b"", 0, 0, b"", 0)
             joiner.transport.set_peers({2: two.address})
             joiner.transport.send(2, [b"lost"])
             await joiner.handler.until(lambda: joiner.handler.unreached)
