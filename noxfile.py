@@ -243,14 +243,10 @@ def build(session: nox.Session) -> None:
 
         # From the sdists and nothing else, as whoever packages riteraft does: no index, no source tree.
         rebuilt = Path(scratch) / "rebuilt"
-        sdists = [str(path) for path in DIST.glob("*.tar.gz")]
+        sdists = DIST.glob("*.tar.gz")
         offline = ("--no-index", "--no-deps", "--disable-pip-version-check")
-        run(
-            session,
-            python,
-            *("-m", "pip", "wheel", "-q", *offline, "--no-build-isolation", "--wheel-dir", str(rebuilt), *sdists),
-            env=cargo_env(python),
-        )
+        into = ("--no-build-isolation", "--wheel-dir", str(rebuilt))
+        run(session, python, "-m", "pip", "wheel", "-q", *offline, *into, *sdists, env=cargo_env(python))
         run(session, installed, "-m", "pip", "install", "-q", *offline, "--force-reinstall", *from_wheels(rebuilt))
         open_a_node(session, installed, scratch)
 

@@ -38,6 +38,7 @@ def picture(options: Options, found: dict[str, Any], machine: dict[str, Any], be
     file = options.plot or report.place(options, ".png", began)
     kept = "synced to disk" if options.storage == "sqlite" else "in memory"
     names = {"riteraft": f"riteraft ({kept}, {options.loop})", "pysyncobj": "PySyncObj (in memory)"}
+    names["pysyncobj_batched"] = f"PySyncObj (in memory, batches every {1000 * options.batch_seconds:g} ms)"
     title = f"Three processes on one machine, writes proposed at the {options.at}"
     small = (
         f"{machine['cores']} cores of {machine['processor']}, CPython {machine['python']}; "

@@ -102,12 +102,19 @@ def riteraft_cluster(folder: Path | None, settings: RiteraftSettings) -> Iterato
 
 
 @contextmanager
-def pysyncobj_cluster(folder: Path | None) -> Iterator[Cluster]:
-    """Run three nodes until each is connected to both others and follows the same leader."""
+def pysyncobj_cluster(folder: Path | None, batch_seconds: float | None = None) -> Iterator[Cluster]:
+    """Run three nodes until each is connected to both others and follows the same leader.
+
+    `batch_seconds` is how often they send what has gathered; None: each write by itself, at once.
+    """
     with running(folder, "pysyncobj") as (nodes, scratch):
         addresses = [f"127.0.0.1:{free_port()}" for _ in range(3)]
         for number, address in enumerate(addresses, 1):
-            settings = {"address": address, "partners": [other for other in addresses if other != address]}
+            settings = {
+                "address": address,
+                "partners": [other for other in addresses if other != address],
+                "batch_seconds": batch_seconds,
+            }
             nodes.append(NodeProcess("pysyncobj_node", [json.dumps(settings)], scratch / f"n{number}.log"))
 
         cluster = Cluster("PySyncObj", nodes)

@@ -33,7 +33,8 @@ def one_kill(cluster: Cluster, in_flight: int, choice: random.Random) -> dict[st
     writer = choice.choice([node for node in cluster.nodes if node is not leader])
     writer.begin(in_flight)
     until(lambda: bool(writer.ask("read")["acknowledged"] > 4 * in_flight), "writes before the kill")
-    if leader.ask("status")["role"] != "leader":
+    view = leader.ask("status")
+    if view["role"] != "leader":
         raise SystemExit("the leader changed without a kill: the machine is too busy to measure this")
 
     writer.ask("read")
@@ -41,10 +42,12 @@ def one_kill(cluster: Cluster, in_flight: int, choice: random.Random) -> dict[st
     leader.kill()
     waited = _longest_pause(writer, 2 * in_flight, killed_at)
     ended = writer.ask("end")
+    terms = max(node.ask("status")["term"] for node in cluster.nodes if node is not leader) - view["term"]
     leader.start()
     leader.ask("barrier", timeout=PATIENCE)
     cluster.wait_level()
-    return {"seconds": waited, "failed": ended["failed"]}
+    # More than one term is an election that nobody won at the first try.
+    return {"seconds": waited, "terms": terms, "failed": ended["failed"]}
 
 
 def _longest_pause(writer: NodeProcess, enough: int, since: float) -> float:
@@ -82,7 +85,7 @@ def run(options: Options, console: Console) -> dict[str, Any]:
     ):
         for _ in range(options.amount):
             kills.append(one_kill(cluster, in_flight, choice))
-            advance(len(kills), f"{kills[-1]['seconds']:.2f} s")
+            advance(len(kills), f"{kills[-1]['seconds']:.2f} s, {kills[-1]['terms']} terms")
 
     waits = sorted(kill["seconds"] for kill in kills)
     console.print(f"{len(waits)} kills: {waits[0]:.2f} s to {waits[-1]:.2f} s, mean {statistics.mean(waits):.2f} s")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ WARM_UP = 0.5
 """Seconds, not counted: outboxes, caches and the log find their size."""
 
 Row = dict[str, Any]
+OpenCluster = Callable[[], AbstractContextManager[Cluster]]
 
 
 def measure(
@@ -68,17 +70,27 @@ def ratios(ours: Row, theirs: Row) -> Row:
 
 
 @contextmanager
-def _clusters(options: Options, console: Console) -> Iterator[list[tuple[str, Cluster]]]:
-    """Run all that is to be compared, at the same time: what does not take writes costs next to nothing."""
+def _systems(options: Options, console: Console) -> Iterator[list[tuple[str, OpenCluster]]]:
+    """Give what is to be compared. Most run all the time: while they get no writes they cost next to nothing."""
     settings = RiteraftSettings(options.loop, options.storage, options.consensus)
     with ExitStack() as stack:
-        found = [("riteraft", stack.enter_context(riteraft_cluster(options.data_dir, settings)))]
+
+        def standing(cluster: AbstractContextManager[Cluster]) -> OpenCluster:
+            running = stack.enter_context(cluster)
+            return lambda: nullcontext(running)
+
+        systems = [("riteraft", standing(riteraft_cluster(options.data_dir, settings)))]
         if options.pysyncobj and not installed("pysyncobj"):
             console.print("PySyncObj is not installed here and is left out")
         elif options.pysyncobj:
-            found.append(("pysyncobj", stack.enter_context(pysyncobj_cluster(options.data_dir))))
+            systems.append(("pysyncobj", standing(pysyncobj_cluster(options.data_dir))))
+            if options.batch_seconds:
+                # It ticks too often to run beside the others, so it is started for each level.
+                systems.append(
+                    ("pysyncobj_batched", partial(pysyncobj_cluster, options.data_dir, options.batch_seconds))
+                )
 
-        yield found
+        yield systems
 
 
 def run(options: Options, console: Console) -> dict[str, Any]:
@@ -89,18 +101,20 @@ def run(options: Options, console: Console) -> dict[str, Any]:
     view = _View(options)
     # Gone when it ends: where the output is no terminal, only the last state is to be printed, and whole.
     with (
-        _clusters(options, console) as clusters,
+        _systems(options, console) as systems,
         Live(view.show({}), console=console, auto_refresh=False, transient=True) as live,
     ):
         for turn in range(rounds):
             for level in levels:
                 # Who comes first changes from round to round.
-                for name, cluster in clusters if turn % 2 == 0 else reversed(clusters):
+                for name, open_cluster in systems if turn % 2 == 0 else reversed(systems):
                     profile = None
                     if options.profile is not None and name == "riteraft":
                         profile = options.profile.with_name(f"{options.profile.name}.{level}")
 
-                    row = measure(cluster, level, options.seconds, options.at, profile, options.profiler)
+                    with open_cluster() as cluster:
+                        row = measure(cluster, level, options.seconds, options.at, profile, options.profiler)
+
                     rows[level].setdefault(name, []).append(row)
                     live.update(view.show(_summary(rows)), refresh=console.is_terminal)
 
@@ -118,8 +132,11 @@ def _summary(rows: dict[int, dict[str, list[Row]]]) -> dict[int, dict[str, Row]]
     for level, by_name in rows.items():
         if by_name:
             summary[level] = {name: median_row(found) for name, found in by_name.items()}
-            if len(by_name) == 2:
-                summary[level]["ratios"] = ratios(summary[level]["riteraft"], summary[level]["pysyncobj"])
+            ours = summary[level]["riteraft"] if "riteraft" in by_name else None
+            if ours is not None:
+                summary[level]["ratios"] = {
+                    name: ratios(ours, theirs) for name, theirs in summary[level].items() if theirs is not ours
+                }
 
     return summary
 
@@ -128,47 +145,51 @@ class _View:
     """The tables, as far as they are known."""
 
     def __init__(self, options: Options) -> None:
-        self._title = (
-            f"riteraft: three nodes, {options.consensus}, {options.storage}, {options.loop}, "
-            f"proposed at the {options.at}"
-        )
+        self._titles = {
+            "riteraft": f"riteraft: three nodes, {options.consensus}, {options.storage}, {options.loop}, "
+            f"proposed at the {options.at}",
+            "pysyncobj": "PySyncObj, in memory, each write by itself",
+            "pysyncobj_batched": f"PySyncObj, in memory, batches every {1000 * options.batch_seconds:g} ms",
+        }
 
     def show(self, summary: dict[int, dict[str, Row]]) -> Group:
-        tables = [self._table(self._title, "riteraft", summary)]
-        if any("pysyncobj" in figures for figures in summary.values()):
-            tables += [
-                self._table("PySyncObj: three nodes, in memory, no journal", "pysyncobj", summary),
-                self._ratios(summary),
-            ]
+        tables = []
+        for name, title in self._titles.items():
+            rows = {level: figures[name] for level, figures in summary.items() if name in figures}
+            if rows or name == "riteraft":
+                tables.append(self._table(title, rows))
+
+        for name, title in self._titles.items():
+            found = {level: figures.get("ratios", {}).get(name) for level, figures in summary.items()}
+            if any(found.values()):
+                tables.append(self._ratios(f"riteraft / {title}", {level: row for level, row in found.items() if row}))
 
         return Group(*tables)
 
-    def _table(self, title: str, name: str, summary: dict[int, dict[str, Row]]) -> Table:
+    def _table(self, title: str, rows: dict[int, Row]) -> Table:
         table = Table(title=title, title_justify="left")
         for column in ("in flight", "writes/s", "p50 ms", "p99 ms", "CPU s per 1,000", "MiB each", "elections"):
             table.add_column(column, justify="right")
 
-        for level, figures in summary.items():
-            if (row := figures.get(name)) is not None:
-                table.add_row(
-                    f"{level:,}",
-                    f"{row['writes_per_second']:,.0f}",
-                    f"{row['p50_ms']:.2f}",
-                    f"{row['p99_ms']:.2f}",
-                    f"{row['cpu_seconds_per_1000_writes']:.3f}",
-                    " ".join(f"{rss:.0f}" for rss in row["rss_mib"]),
-                    str(row["elections"]),
-                )
+        for level, row in rows.items():
+            table.add_row(
+                f"{level:,}",
+                f"{row['writes_per_second']:,.0f}",
+                f"{row['p50_ms']:.2f}",
+                f"{row['p99_ms']:.2f}",
+                f"{row['cpu_seconds_per_1000_writes']:.3f}",
+                " ".join(f"{rss:.0f}" for rss in row["rss_mib"]),
+                str(row["elections"]),
+            )
 
         return table
 
-    def _ratios(self, summary: dict[int, dict[str, Row]]) -> Table:
-        table = Table(title="riteraft / PySyncObj", title_justify="left")
+    def _ratios(self, title: str, rows: dict[int, Row]) -> Table:
+        table = Table(title=title, title_justify="left")
         for column in ("in flight", "writes/s", "p50", "p99", "CPU a write"):
             table.add_column(column, justify="right")
 
-        for level, figures in summary.items():
-            if (row := figures.get("ratios")) is not None:
-                table.add_row(f"{level:,}", *[f"{value:.2f}" for value in row.values()])
+        for level, row in rows.items():
+            table.add_row(f"{level:,}", *[f"{value:.2f}" for value in row.values()])
 
         return table

@@ -5,6 +5,7 @@ It ends when its stdin does, so it never outlives the one who started it.
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import time
@@ -62,9 +63,9 @@ class Load:
         await self._ended.wait()
 
     async def _write_on(self) -> None:
-        propose, tally, value = self._node.propose, self.tally, self._value
+        propose, tally, value, clock = self._node.propose, self.tally, self._value, time.monotonic
         while (number := tally.take()) is not None:
-            began = time.monotonic()
+            began = clock()
             try:
                 await propose(key_of(number) + value)
             except (NotApplied, OutcomeUnknown):
@@ -129,6 +130,8 @@ class Servant:
 async def main(settings: dict[str, Any]) -> None:
     async with open_node(Config(cluster="benchmark", **settings), KeyValueStore()) as node:
         serving_since = time.monotonic()
+        gc.collect()  # as `riteraft run` does
+        gc.freeze()
         lines, to_answer = anyio.create_memory_object_stream[str](1)
 
         async def answer_on(servant: Servant) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-COLOURS = {"riteraft": "#0b6e99", "pysyncobj": "#d9822b"}
+COLOURS = {"riteraft": "#0b6e99", "pysyncobj": "#d9822b", "pysyncobj_batched": "#8a6bbf"}
 PANELS = (
     ("writes_per_second", "acknowledged writes a second", "more is better"),
     ("p99_ms", "p99 latency, ms", "less is better"),
@@ -16,9 +16,10 @@ def draw(levels: list[dict[str, Any]], names: dict[str, str], title: str, small:
     """Draw the levels of one run, with these words for each system; the suffix decides between PNG and SVG."""
     # Here, because the test suite's environment has none of it. Without pyplot there is no state and no display.
     from matplotlib.figure import Figure
+    from matplotlib.patheffects import withStroke
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    figure = Figure(figsize=(10, 4.6), dpi=160, layout="constrained")
+    figure = Figure(figsize=(10, 5), dpi=160, layout="constrained")
     figure.suptitle(title, fontsize=12, fontweight="bold", x=0.01, ha="left")
     figure.supxlabel(small, fontsize=8, color="#666666", x=0.01, ha="left")
     for axes, (field, label, hint) in zip(figure.subplots(1, 2), PANELS, strict=True):
@@ -36,16 +37,25 @@ def draw(levels: list[dict[str, Any]], names: dict[str, str], title: str, small:
                     for other in names
                     if level["in_flight"] == x and other in level
                 ]
-                above = y == max(others)  # of two at one place the upper has its figure above, the lower below
+                # Of those at one place the uppermost has its figure above, the lowest below, one between at its side.
+                offset, across_from, up_from = (
+                    ((0, 7), "center", "bottom")
+                    if y == max(others)
+                    else ((0, -7), "center", "top")
+                    if y == min(others)
+                    else ((8, 0), "left", "center")
+                )
                 axes.annotate(
                     _short(y),
                     (x, y),
-                    xytext=(0, 7 if above else -7),
+                    xytext=offset,
                     textcoords="offset points",
-                    ha="center",
-                    va="bottom" if above else "top",
+                    ha=across_from,
+                    va=up_from,
                     fontsize=8,
                     color=COLOURS[name],
+                    path_effects=[withStroke(linewidth=2.5, foreground="white")],  # lines may pass behind it
+                    zorder=5,
                 )
 
         axes.set_xscale("log", base=2)
@@ -62,7 +72,7 @@ def draw(levels: list[dict[str, Any]], names: dict[str, str], title: str, small:
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlabel("writes in flight")
         axes.set_title(f"{label} ({hint})", fontsize=10, loc="left")
-        axes.legend(frameon=False, fontsize=9, loc="best")
+        axes.legend(fontsize=8, loc="best", framealpha=0.9, edgecolor="none")
 
     figure.savefig(file)
 

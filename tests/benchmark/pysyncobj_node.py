@@ -17,7 +17,7 @@ from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf, replicated
 
 from .work import Tally, key_of, used, value_of
 
-COMPACTION_ENTRIES = 10_000
+COMPACTION_ENTRIES = 50_000
 """As many as riteraft has between two snapshots; PySyncObj's own 5,000 would have it pack its state twice as often."""
 ROLES = ("follower", "candidate", "leader")
 
@@ -25,10 +25,14 @@ ROLES = ("follower", "candidate", "leader")
 class KeyValueStore(SyncObj):  # type: ignore[misc] # it has no types
     """The least there can be behind a key and a value."""
 
-    def __init__(self, address: str, partners: list[str]) -> None:
-        # Without batches a write leaves at once, and so does the news of its commit: with them each waits for a tick.
-        conf = SyncObjConf(appendEntriesUseBatch=False, logCompactionMinEntries=COMPACTION_ENTRIES)
-        super().__init__(address, partners, conf)
+    def __init__(self, address: str, partners: list[str], batch_seconds: float | None) -> None:
+        if batch_seconds is None:
+            # A write leaves at once, and so does the news of its commit.
+            pace: dict[str, Any] = {"appendEntriesUseBatch": False}
+        else:
+            pace = {"appendEntriesPeriod": batch_seconds, "autoTickPeriod": batch_seconds}
+
+        super().__init__(address, partners, SyncObjConf(logCompactionMinEntries=COMPACTION_ENTRIES, **pace))
         self._values: dict[bytes, bytes] = {}
 
     @replicated  # type: ignore[untyped-decorator]
@@ -88,7 +92,7 @@ def status(store: KeyValueStore) -> dict[str, Any]:
 
 
 def main(settings: dict[str, Any]) -> None:
-    store = KeyValueStore(settings["address"], settings["partners"])
+    store = KeyValueStore(settings["address"], settings["partners"], settings["batch_seconds"])
     load: Load | None = None
     for line in sys.stdin:
         request = json.loads(line)

@@ -20,7 +20,7 @@ ROUNDS = 3
 
 
 def run(options: Options, console: Console) -> dict[str, Any]:
-    """Measure every choice once a round, and compare the rounds' medians."""
+    """Measure every choice once a round; a quotient is the median of those of the rounds."""
     rounds = options.rounds or ROUNDS
     in_flight = options.in_flight(IN_FLIGHT)
     rows: dict[str, list[Row]] = {}
@@ -73,7 +73,6 @@ def run(options: Options, console: Console) -> dict[str, Any]:
         (f"trio / {options.loop}", "trio, at the leader", f"{options.loop}, at the leader"),
         ("memory / sqlite", "memory, more in flight", "sqlite, more in flight"),
     ]
-    # Within a round first: what the machine did in it, it did to both.
     found = {
         name: statistics.median(
             over["writes_per_second"] / under["writes_per_second"]

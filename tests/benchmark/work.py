@@ -13,13 +13,13 @@ from typing import Any
 
 KEY_BYTES = 16
 VALUE_BYTES = 100
-KEYS = 10_000
+KEYS = tuple(b"%0*d" % (KEY_BYTES, number) for number in range(10_000))
 """Written again and again: the Store stays small, so memory that grows is the node's own."""
 
 
 def key_of(number: int) -> bytes:
     """Return the key of a write."""
-    return b"%0*d" % (KEY_BYTES, number % KEYS)
+    return KEYS[number % len(KEYS)]
 
 
 def value_of(size: int = VALUE_BYTES) -> bytes:

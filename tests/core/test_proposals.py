@@ -4,7 +4,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from riteraft_core._proposals import Proposals
 from riteraft_core.errors import NotApplied, OutcomeUnknown
-from riteraft_core.types import Anchor
 
 
 def proposals(max_count: int = 100, max_bytes: int = 1000) -> Proposals:
@@ -88,7 +87,7 @@ def test_a_new_term_requeues_what_an_older_one_appended() -> None:
     table = proposals()
     lost, kept, unknown, queued = (table.add(b"x") for _ in range(4))
     table.take(3)
-    lost.attempt, kept.attempt = Anchor(10, 2), Anchor(11, 3)
+    lost.attempt, kept.attempt = (10, 2), (11, 3)
     table.requeue_before(3)
     assert table.take(10) == [lost, unknown, queued]
     table.requeue_all()

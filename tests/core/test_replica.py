@@ -268,7 +268,7 @@ def test_a_session_is_opened_before_the_first_command() -> None:
     bench.open_session()
     bench.effects()
     assert bench.engine.proposed[1:] == [(_envelope.command_context(10, 1, 1), b"x")]
-    assert proposal.attempt == Anchor(11, 2)
+    assert proposal.attempt == (11, 2)
 
 
 def test_a_command_is_answered_by_our_own_apply() -> None:
@@ -330,7 +330,7 @@ def follower_with_one_forwarded() -> tuple[Bench, Proposal, Ask]:
 def test_a_forwarded_command_is_not_sent_again_while_the_leader_has_it() -> None:
     bench, proposal, ask = follower_with_one_forwarded()
     bench.replica.answered(ask, _requests.encode_reply(Reply(Status.OK, (11, 2))))
-    assert proposal.attempt == Anchor(11, 2)
+    assert proposal.attempt == (11, 2)
     for _ in range(50):
         bench.replica.tick()
         assert not [a for a in bench.effects().asks if a.proposals]
@@ -784,7 +784,7 @@ def test_a_peers_snapshot_is_installed_restored_and_adopted() -> None:
     membership, sessions = Membership.from_plain([4, [[ME, HOME, US.disk_id, True]]], BOTH), Sessions()
     sessions.open(10, ME, NONCE + bytes(4))
     sessions.admit(10, 1, 1)
-    sessions.complete(10, 1, b"done")
+    sessions.complete([(10, 1)], [b"done"])
     meta = SnapshotMeta(50, 2, BOTH, _encode_state(membership, sessions))
     bench.engine.readies.append(Ready(9, 2, Role.FOLLOWER, OTHER, snapshot=(50, 2), must_sync=True))
     bench.replica.step_snapshot(OTHER, b"message", meta, "token")

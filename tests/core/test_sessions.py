@@ -17,7 +17,7 @@ def opened() -> Sessions:
 
 def applied(sessions: Sessions, sequence: int, answer: bytes | Rejection = b"done", low: int = 0) -> None:
     assert sessions.admit(5, sequence, low) is APPLY
-    sessions.complete(5, sequence, answer)
+    sessions.complete([(5, sequence)], [answer])
 
 
 def test_a_command_is_applied_once() -> None:
@@ -101,7 +101,7 @@ def test_an_answer_to_a_session_that_was_closed_meanwhile_is_dropped() -> None:
     sessions = opened()
     assert sessions.admit(5, 1, 0) is APPLY
     sessions.close_node(1)
-    sessions.complete(5, 1, b"late")
+    sessions.complete([(5, 1)], [b"late"])
     assert sessions.answer(5, 1) is None
 
 
@@ -132,7 +132,7 @@ def _take(sessions: Sessions, index: int, event: tuple[object, ...]) -> object:
         case (_, int() as session, int() as sequence, int() as low, (bytes() | Rejection()) as answer):
             admission = sessions.admit(session, sequence, low)
             if admission is APPLY:
-                sessions.complete(session, sequence, answer)
+                sessions.complete([(session, sequence)], [answer])
 
             return admission
 

@@ -52,11 +52,13 @@ class Applier:
                 except Exception as exc:
                     raise _failed("apply", exc, last_index) from exc
                 else:
-                    if type(answer) is not bytes and inspect.isawaitable(answer):
+                    if type(answer) is bytes:
+                        answers.append(answer)
+                    elif inspect.isawaitable(answer):
                         self._at_once, self._pending = False, answer
                         break
-
-                    answers.append(_checked(answer, "apply", last_index))
+                    else:
+                        answers.append(_checked(answer, "apply", last_index))
 
                 if time.monotonic() >= slice_end:
                     break

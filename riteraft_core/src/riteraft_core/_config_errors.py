@@ -12,7 +12,6 @@ from pydantic_core import ErrorDetails
 from ._config_sources import FieldPath, Origins, variable_name
 from ._plugins import nearest
 
-
 _SHOULD = "Input should be "
 _WANTED = {
     "bool_": "must be true or false",

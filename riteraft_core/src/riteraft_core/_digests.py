@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 
@@ -29,6 +30,10 @@ class Digests:
     def due(self, applied: int) -> bool:
         """Say whether the state at this applied index is one to compare."""
         return self._every > 0 and applied % self._every == 0 and applied > self._newest
+
+    def next_due(self, applied: int) -> float:
+        """Return the first index after this applied one whose state is to be compared."""
+        return (max(applied, self._newest) // self._every + 1) * self._every if self._every else math.inf
 
     def skip(self, index: int) -> None:
         """Note that a snapshot brought us up to `index`."""

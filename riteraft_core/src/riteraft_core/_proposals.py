@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from .errors import NotApplied, OutcomeUnknown, RiteraftError
-from .types import Anchor
 
 
 class Waiter(Protocol):
@@ -46,7 +45,7 @@ class Proposal(Ticket):
         """It waits to be given to the engine or the leader."""
         self.handed_over = False
         """Some copy of it may be in a log: its fate is no longer ours alone."""
-        self.attempt: Anchor | None = None
+        self.attempt: tuple[int, int] | None = None
         """Where the newest copy was appended, once known: index and term."""
 
     def failure(self, why: str) -> RiteraftError:
@@ -143,7 +142,7 @@ class Proposals:
             [
                 proposal
                 for proposal in self._open.values()
-                if not proposal.queued and (proposal.attempt is None or proposal.attempt.term < term)
+                if not proposal.queued and (proposal.attempt is None or proposal.attempt[1] < term)
             ]
         )
 

@@ -11,6 +11,7 @@ rules from one seed. The order that must hold around the disk (etcd's four dutie
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,6 @@ from ._sessions import Admission, Answer, Rejection, Sessions
 from .errors import CommandRejected, ConsensusError, NodeStopped, OutcomeUnknown, Refused, Removed, RiteraftError
 from .protocols import Consensus
 from .types import (
-    Anchor,
     CommittedEntry,
     ConfState,
     EngineStatus,
@@ -72,7 +72,7 @@ class ReplicaSettings:
     max_batch_entries: int = 4_096
     """Entries proposed, forwarded or applied in one go: enough that the cost of a batch no longer counts."""
     max_batch_bytes: int = 1024 * 1024
-    snapshot_entries: int = 10_000
+    snapshot_entries: int = 50_000
     snapshot_bytes: int = 64 * 1024 * 1024
     """A snapshot is made after so many entries or bytes since the last, whichever comes first."""
     tail_entries: int = 5_000
@@ -367,7 +367,7 @@ class Replica:
         if position is not None:
             index, term = position
             for offset, proposal in enumerate(ask.proposals, start=ask.internal):
-                proposal.attempt = Anchor(index + offset, term)
+                proposal.attempt = (index + offset, term)
 
             return
 
@@ -904,7 +904,7 @@ class Replica:
 
         for offset, proposal in enumerate(batch, start=index + len(self._internal)):
             proposal.handed_over = True
-            proposal.attempt = Anchor(offset, term)
+            proposal.attempt = (offset, term)
 
         self._internal.clear()
         return True
@@ -1069,15 +1069,17 @@ class Replica:
         repeats: list[tuple[int, int]] = []
         size = 0
         index = term = 0
-        committed, sessions = self._committed, self._sessions
-        while committed and len(commands) < self.settings.max_batch_entries and size <= self.settings.max_batch_bytes:
+        committed, admit = self._committed, self._sessions.admit
+        room, max_bytes, end = self.settings.max_batch_entries, self.settings.max_batch_bytes, self._batch_end()
+        while committed and room and size <= max_bytes and index < end:
+            room -= 1
             index, term, kind, context, data = committed.popleft()
             size += len(data)
             if kind != EntryKind.NORMAL:
                 self._apply_conf_change(index, context)
             elif (command := _envelope.read_command(context)) is not None:
                 session, sequence, low = command
-                admission = sessions.admit(session, sequence, low)
+                admission = admit(session, sequence, low)
                 if admission is Admission.APPLY:
                     commands.append(data)
                     ids.append((session, sequence))
@@ -1086,17 +1088,15 @@ class Replica:
             elif context or data:
                 self._apply_internal(index, context, data)
 
-            if self._wants_snapshot_after(index) or self._digests.due(index):
-                break
-
         return Apply(index, term, size, commands, ids, repeats)
 
     def _finish(self, work: Apply, answers: Sequence[Answer]) -> None:
         mine, proposals, sessions = self._session, self._proposals, self._sessions
-        for (session, sequence), answer in zip(work.ids, answers, strict=True):
-            sessions.complete(session, sequence, answer)
-            if session == mine and (proposal := proposals.get(sequence)) is not None:
-                self._answer(proposal, _to_outcome(answer))
+        sessions.complete(work.ids, answers)
+        if len(proposals):
+            for (session, sequence), answer in zip(work.ids, answers, strict=True):
+                if session == mine and (proposal := proposals.get(sequence)) is not None:
+                    self._answer(proposal, _to_outcome(answer))
 
         for session, sequence in work.repeats:
             if session == mine and (proposal := proposals.get(sequence)) is not None:
@@ -1228,9 +1228,10 @@ class Replica:
             or self._applied_bytes - self._bytes_at_snapshot >= self.settings.snapshot_bytes
         )
 
-    def _wants_snapshot_after(self, index: int) -> bool:
-        """Say whether to end a batch here, so that a snapshot is not put off by one that never ends."""
-        return not self._snapshotting and index - self._snapshot_index >= self.settings.snapshot_entries
+    def _batch_end(self) -> float:
+        """Return the index at which the next batch ends at the latest: a snapshot or a digest is taken there."""
+        snapshot = math.inf if self._snapshotting else self._snapshot_index + self.settings.snapshot_entries
+        return min(snapshot, self._digests.next_due(self.applied))
 
     # --- membership: what the leader sees to ---------------------------------------------------------------------
 

@@ -92,11 +92,16 @@ class Sessions:
         answers[sequence] = None
         return Admission.APPLY
 
-    def complete(self, session_id: int, sequence: int, answer: Answer) -> None:
-        """Keep the Store's answer to a command that was admitted, until its proposer no longer needs it."""
-        session = self._sessions.get(session_id)
-        if session is not None and sequence in session.answers:
-            session.answers[sequence] = answer
+    def complete(self, ids: Sequence[tuple[int, int]], answers: Sequence[Answer]) -> None:
+        """Keep the Store's answers to commands that were admitted, until their proposers no longer need them."""
+        current, kept = 0, dict[int, Answer | None]()
+        for (session_id, sequence), answer in zip(ids, answers, strict=True):
+            if session_id != current:  # mostly one session's commands come together
+                session = self._sessions.get(session_id)
+                current, kept = session_id, {} if session is None else session.answers
+
+            if sequence in kept:
+                kept[sequence] = answer
 
     def answer(self, session_id: int, sequence: int) -> Answer | None:
         """Return the kept answer, or None."""

@@ -124,7 +124,7 @@ class Limits(_Table):
 class Snapshots(_Table):
     """When a snapshot is made and how much log stays behind it."""
 
-    entries: int = Field(default=10_000, ge=1)
+    entries: int = Field(default=50_000, ge=1)
     """Entries applied since the last snapshot before the next: bounds the replay at a start to a second or so, and
     the cost of a snapshot is spread over that many commands."""
     bytes: int = Field(default=64 * MIB, ge=1)
