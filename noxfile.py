@@ -63,7 +63,10 @@ LINT = ["ruff~=0.17.6"]
 TYPES = ["exceptiongroup>=1.2", "msgpack-types>=0.5", "mypy>=2.4", "nox>=2025.5.1", "tomli>=2.0", "types-psutil>=6.1"]
 BUILD = ["build>=1.2.2", "hatchling>=1.27", "twine>=6.1"]
 BENCHMARK = ["matplotlib>=3.9", "pysyncobj==0.3.17", "trio>=0.27", "uvloop>=0.21"]
+AUDIT = ["pip-audit>=2.8"]
 
+FAULTS = "tests/faults"
+"""Needs root, a C compiler and some minutes: a session of its own."""
 TEST_SECONDS = 180
 """One test may take this long; the longest ones kill and restart whole clusters."""
 CTRL_C_SECONDS = 20.0
@@ -91,6 +94,13 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The whole test suite on this Python; arguments after `--` go to pytest."""
     run_tests(session, project_environment(session, "tests", TEST))
+
+
+@nox.session(python=False)
+def faults(session: nox.Session) -> None:
+    """Bad days in real processes: disks, power, clocks, descriptors, Stores; as root, for it mounts small disks."""
+    python = project_environment(session, "tests", TEST)
+    run(session, python, "-m", "pytest", f"--timeout={TEST_SECONDS}", *(session.posargs or [FAULTS]))
 
 
 @nox.session(python=False)
@@ -275,6 +285,21 @@ def benchmark(session: nox.Session) -> None:
     run(session, python, "-m", "tests.benchmark", *session.posargs)
 
 
+@nox.session(python=False)
+def fuzz(session: nox.Session) -> None:
+    """Bytes at random into everything that reads bytes of others; after `--`: seconds (60) and a seed."""
+    python = project_environment(session, "tests", TEST)
+    run(session, python, HERE / "tests" / "hostile" / "fuzz.py", *session.posargs)
+
+
+@nox.session(python=False)
+def audit(session: nox.Session) -> None:
+    """Known vulnerabilities in what the project installs and in its crates; asks PyPI and RustSec."""
+    audited = project_environment(session, "tests", TEST)
+    python = environment(session, "audit", AUDIT)
+    run(session, python, HERE / "tests" / "packaging" / "audit.py", audited, NATIVE)
+
+
 # --- running ---------------------------------------------------------------------------------------------------------
 
 
@@ -299,8 +324,9 @@ def run(
 
 
 def run_tests(session: nox.Session, python: Path) -> None:
-    """Run pytest on the whole suite, or on what the command line names."""
-    run(session, python, "-m", "pytest", f"--timeout={TEST_SECONDS}", *session.posargs)
+    """Run pytest on the whole suite but for what `faults` runs, or on what the command line names."""
+    left_out = [] if any(FAULTS in argument for argument in session.posargs) else [f"--ignore={FAULTS}"]
+    run(session, python, "-m", "pytest", f"--timeout={TEST_SECONDS}", *left_out, *session.posargs)
 
 
 def run_cargo(session: nox.Session, *arguments: str) -> None:

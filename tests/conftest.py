@@ -5,6 +5,7 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--consensus", default="raft-rs", metavar="ENGINE", help="what the clusters of processes run on")
+    parser.addoption("--transport", default="tcp", metavar="NAME", help="what they speak to one another by")
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -90,10 +90,9 @@ class NodeProcess:
         """What else its Store is, beside poisoned; see `node_process`."""
         self.wrapper: list[str] = []
         """What is put before its command, to run it under other circumstances."""
+        self.environment: dict[str, str] = {}
         self.address = f"127.0.0.1:{free_port()}"
         self.node_id = 0
-        self.environment: dict[str, str] = {}
-        """Variables for its processes, beside those of the test's own."""
         self._log_path = folder.parent / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
@@ -141,6 +140,11 @@ class NodeProcess:
     def alive(self) -> bool:
         """Whether its process runs."""
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def serving(self) -> bool:
+        """Whether it answers at once: what is asked of one that is only starting waits for it."""
+        return self.alive and self._ready.is_set()
 
     @property
     def exit_code(self) -> int | None:
@@ -452,9 +456,15 @@ class Load:
         keys: int = 3,
         reads: float = 0.3,
         choose: Callable[[], Sequence[NodeProcess]] | None = None,
+        retry: bool = False,
     ) -> None:
-        """`choose` says which nodes may be asked; by default those that run."""
+        """`choose` says which nodes may be asked; by default those that run.
+
+        With `retry`, an append that failed is tried once more, at once and on another node.
+        """
         self.history = History()
+        self.failed_twice = 0
+        self._retry = retry
         self._cluster = cluster
         self._keys = [f"key{number}" for number in range(keys)]
         self._reads = reads
@@ -509,16 +519,17 @@ class Load:
                 key = chance.choice(self._keys)
                 if chance.random() < self._reads:
                     self._read(node, key)
-                else:
-                    self._append(node, key, f"{name}.{count}")
+                elif not self._append(node, key, f"{name}.{count}") and self._retry:
+                    other = chance.choice([other for other in self._choose() if other is not node])
+                    self.failed_twice += not self._append(other, key, f"{name}.{count} again")
         except BaseException as exc:
             self._failure = exc
             self._over.set()
 
-    def _append(self, node: NodeProcess, key: str, value: str) -> None:
+    def _append(self, node: NodeProcess, key: str, value: str) -> bool:
         if not node.alive:
             self._over.wait(0.01)
-            return
+            return False
 
         operation = self.history.begin(Operation(key, time.monotonic(), value=value))
         try:
@@ -533,6 +544,8 @@ class Load:
             operation.doubted = not operation.refused
         except Gone:
             pass
+
+        return operation.acked
 
     def _read(self, node: NodeProcess, key: str) -> None:
         if not node.alive:

@@ -7,7 +7,7 @@ import asyncio
 import struct
 import threading
 from collections import Counter
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import permutations
 from typing import Any, TypeVar
@@ -34,7 +34,10 @@ class Network:
     def __init__(self) -> None:
         self.held: Counter[Way] = Counter()
         """How often something was held back, by its way."""
+        self.delayed: Counter[int] = Counter()
+        """Bytes that went to a node at the rate that was set, by its id."""
         self._cut: set[Way] = set()
+        self._rates: dict[int, int] = {}
         self._changed = asyncio.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -66,6 +69,15 @@ class Network:
             yield
         finally:
             self._set(set())
+
+    @contextmanager
+    def slow(self, node: NodeProcess, bytes_per_second: int) -> Iterator[None]:
+        """Let each connection to this node carry so much a second only, until the end of the block."""
+        self._rates[node.node_id] = bytes_per_second
+        try:
+            yield
+        finally:
+            del self._rates[node.node_id]
 
     def _set(self, cut: set[Way]) -> None:
         async def change() -> None:
@@ -105,30 +117,42 @@ class Network:
             first += piece
 
         (sender,) = SENDER.unpack_from(first)
-        there, back = (sender, node.node_id), (node.node_id, sender)
+
+        # Looked up each time: a node is dialled before it has told the test its id.
+        def there() -> Way:
+            return sender, node.node_id
+
+        def back() -> Way:
+            return node.node_id, sender
+
         await self._until_open(there)
         reader_there, writer_there = await asyncio.open_connection("127.0.0.1", behind)
         try:
             writer_there.write(first)
-            await asyncio.gather(
-                self._pass_on(reader, writer_there, there), self._pass_on(reader_there, writer, back)
-            )
+            await asyncio.gather(self._pass_on(reader, writer_there, there), self._pass_on(reader_there, writer, back))
         finally:
             writer_there.close()
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: Way) -> None:
+    async def _pass_on(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: Callable[[], Way]
+    ) -> None:
         with suppress(OSError):
             while data := await reader.read(PIECE):
                 await self._until_open(way)
+                _, receiver = way()
+                if rate := self._rates.get(receiver):
+                    self.delayed[receiver] += len(data)
+                    await asyncio.sleep(len(data) / rate)
+
                 writer.write(data)
                 await writer.drain()
 
         await self._until_open(way)  # the end of a connection is something that is sent, too
         writer.close()
 
-    async def _until_open(self, way: Way) -> None:
-        while way in self._cut:
-            self.held[way] += 1
+    async def _until_open(self, way: Callable[[], Way]) -> None:
+        while way() in self._cut:
+            self.held[way()] += 1
             await self._changed.wait()
 
     async def _close(self) -> None:

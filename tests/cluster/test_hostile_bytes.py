@@ -1,4 +1,4 @@
-"""Bytes that no honest peer sends, on the ports of a cluster that works: it goes on as if nobody had come (S1 to S3)."""
+"""Bytes that no honest peer sends, on the ports of a working cluster: it goes on as if nobody had come (S1 to S3)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,8 @@ class Attack:
         self._over = threading.Event()
         self._failures: list[BaseException] = []
         self._threads = [
-            threading.Thread(target=self._run, args=(victim, random.Random(f"{seed}/{victim}"))) for victim in 2 * victims
+            threading.Thread(target=self._run, args=(victim, random.Random(f"{seed}/{victim}")))
+            for victim in 2 * victims
         ]
 
     def __enter__(self) -> Attack:
@@ -106,10 +108,8 @@ class Attack:
 
     def _is_told(self, stranger: socket.socket) -> None:
         """Wait for the end, or for the answer that comes before it."""
-        try:
+        with suppress(ConnectionResetError):
             stranger.recv(65536)  # gives up after the time given to `connect`
-        except ConnectionResetError:
-            pass
 
     def garbage(self, victim: NodeProcess, chance: random.Random) -> bytes:
         return MARK + chance.randbytes(chance.randrange(24, 2000))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from .cluster import ELECTION_TIMEOUT, NodeProcess, running_cluster, until
+from .cluster import ELECTION_TIMEOUT, NodeProcess, running_cluster
 
 MIB = 1024 * 1024
 

@@ -58,13 +58,7 @@ def test_g8_the_majority_goes_on_and_the_minority_says_no(tmp_path: Path, seed: 
                 asked = others
                 with network.cut(*apart([alone], others)):
                     began = time.monotonic()
-                    while True:  # what was asked of the old leader before the cut may still be acknowledged after it
-                        try:
-                            others[0].propose("append", "k", "majority", timeout=WITHIN)
-                            break
-                        except Failed as exc:
-                            assert exc.name in ("NotApplied", "OutcomeUnknown")
-
+                    others[0].propose("append", "k", "majority", timeout=WITHIN)
                     took = time.monotonic() - began
                     print(f"the majority acknowledged after {took:.2f} s")  # noqa: T201
                     assert took < WITHIN
@@ -73,7 +67,7 @@ def test_g8_the_majority_goes_on_and_the_minority_says_no(tmp_path: Path, seed: 
 
                 load.wait_for_progress(20)
                 asked = list(cluster.nodes)
-                until(lambda: len({node.status()["term"] for node in cluster.nodes}) == 1, "one term")  # noqa: B023
+                until(lambda: len({node.status()["term"] for node in cluster.nodes}) == 1, "one term")
                 grown = alone.status()["term"] - term
                 assert grown <= 2 if leader_alone else grown == 0
 

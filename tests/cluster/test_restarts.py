@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import time
+from itertools import pairwise
 from pathlib import Path
 
-from .cluster import Load, free_port, running_cluster, until
+from .cluster import Load, NodeProcess, free_port, running_cluster, until
 
 
 def test_a_restart_loses_nothing(tmp_path: Path) -> None:
@@ -83,17 +85,26 @@ def test_a_single_node_restarts_at_another_address(tmp_path: Path) -> None:
         assert node.read("k") == ["before"]
 
 
-def test_a_rolling_restart_fails_no_write_for_good(tmp_path: Path, seed: int) -> None:
-    # G18: SIGTERM, the leader hands over, exit 0.
+def test_g18_a_rolling_restart_fails_no_write_that_is_tried_twice(tmp_path: Path, seed: int) -> None:
+    # SIGTERM to each in turn: the leader hands over, nobody is left in doubt, and it ends soon and with 0.
     with running_cluster(tmp_path) as cluster:
-        with Load(cluster, seed=seed) as load:
-            for node in cluster.nodes:
+        handed_over = 0
+        endings = []
+
+        def serving() -> list[NodeProcess]:
+            return [node for node in cluster.nodes if node.serving]
+
+        with Load(cluster, seed=seed, choose=serving, retry=True) as load:
+            for node in [*cluster.nodes, *cluster.nodes]:
                 load.wait_for_progress(20)
                 led = cluster.leader() is node
                 term = node.status()["term"]
+                began = time.monotonic()
                 node.terminate()
                 assert node.wait() == 0
+                endings.append(time.monotonic() - began)
                 if led:
+                    handed_over += 1
                     heir = cluster.leader(cluster.running)
                     assert heir.status()["term"] > term
 
@@ -101,9 +112,17 @@ def test_a_rolling_restart_fails_no_write_for_good(tmp_path: Path, seed: int) ->
                 node.start().ready()
 
         load.judge()
-        assert cluster.faults["SIGTERM"] == 3
-        doubts = [operation for operation in load.history.operations if operation.doubted]
-        assert not doubts, "a node that is told to stop leaves nobody in doubt"
+        assert cluster.faults["SIGTERM"] == 6
+        assert handed_over >= 1
+        operations = load.history.operations
+        assert load.failed_twice == 0
+        assert not [operation for operation in operations if operation.doubted]
+        acked = sorted(operation.ended for operation in operations if operation.acked and operation.value is not None)
+        gap = max(later - earlier for earlier, later in pairwise(acked))
+        print(f"longest gap {gap:.2f} s, longest end {max(endings):.2f} s, {handed_over} handed over")  # noqa: T201
+        # The goals are 2 s and 5 s; twice as much is for a machine that is busy with something else.
+        assert gap < 4
+        assert max(endings) < 10
 
 
 def test_a_leader_that_is_stopped_hands_over(tmp_path: Path) -> None:

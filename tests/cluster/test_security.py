@@ -145,6 +145,20 @@ def test_only_an_admin_removes_a_node(tls: Keys, tmp_path: Path) -> None:
         assert again.node_id == 4
 
 
+def test_s12_files_are_their_owners_and_secrets_are_in_none_that_others_read(keys: Keys, tmp_path: Path) -> None:
+    with running_cluster(tmp_path / "nodes", size=2, security=keys.of) as cluster:
+        cluster[1].propose("append", "k", "v")
+        for node in cluster.nodes:
+            assert node.folder.stat().st_mode & 0o777 == 0o700
+            files = [path for path in node.folder.rglob("*") if path.is_file()]
+            assert files
+            assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+            secret = keys.secret_file.read_text()
+            assert secret not in node.log
+            assert "PRIVATE KEY" not in node.log
+            assert not [path for path in files if secret.encode() in path.read_bytes()]
+
+
 def test_with_a_secret_whoever_has_it_removes(tmp_path: Path) -> None:
     keys = Keys(tmp_path, "secret")
     with running_cluster(tmp_path / "nodes", security=keys.of) as cluster:

@@ -1,4 +1,4 @@
-"""A follower that stands still, gets little CPU or has a slow disk costs the others next to nothing (G11)."""
+"""A follower that stands still, or has little CPU, a slow disk or a slow link, costs the others little (G11)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from .cluster import NodeProcess, running_cluster, until
+from .network import Network
 
 SECONDS = 3.0
 """Of load in each phase."""
@@ -76,8 +77,9 @@ def test_g11_a_slow_follower_costs_the_others_little(tmp_path: Path) -> None:
 
     def prepare(node: NodeProcess) -> None:
         node.environment.update({"LD_PRELOAD": str(shim), "SLOW_SYNC": str(tmp_path / node.name)})
+        network.put_before(node)
 
-    with running_cluster(folder, prepare=prepare, **settings) as cluster:
+    with Network() as network, running_cluster(folder, prepare=prepare, **settings) as cluster:
         leader, slow = cluster.leader(), cluster.followers()[0]
         term = leader.status()["term"]
 
@@ -91,14 +93,19 @@ def test_g11_a_slow_follower_costs_the_others_little(tmp_path: Path) -> None:
         leader.forget_peak()
         memory = leader.memory()
         figures = {}
-        for trouble in (standing_still, a_tenth_of_the_cpu, a_slow_disk):
-            with trouble(slow):
-                figures[trouble.__name__] = written()
+        for name, trouble in {
+            "standing still": standing_still(slow),
+            "a tenth of the CPU": a_tenth_of_the_cpu(slow),
+            "fsyncs of half a second": a_slow_disk(slow),
+            "64 kB/s": network.slow(slow, 64_000),
+        }.items():
+            with trouble:
+                figures[name] = written()
                 reached = leader.status()["applied"]
 
             began = time.monotonic()
-            until(lambda: slow.status()["applied"] >= reached, f"the follower level after {trouble.__name__}", 30)  # noqa: B023
-            print(f"{trouble.__name__}: level after {time.monotonic() - began:.1f} s")  # noqa: T201
+            until(lambda: slow.status()["applied"] >= reached, f"the follower level after {name}", 30)  # noqa: B023
+            print(f"{name}: level after {time.monotonic() - began:.1f} s")  # noqa: T201
             calm.append(written())
 
         growth = (leader.memory("VmHWM") - memory) / MIB
@@ -112,4 +119,5 @@ def test_g11_a_slow_follower_costs_the_others_little(tmp_path: Path) -> None:
         assert leader.status()["term"] == term
         assert cluster.faults["SIGSTOP"] > 10
         assert cluster.faults["slow syncs"] >= 2
+        assert network.delayed[slow.node_id] > 0
         cluster.wait_for_agreement()

@@ -83,12 +83,17 @@ def test_a_sender_that_stands_still_does_not_keep_the_next_one_from_sending(tmp_
     with running_cluster(tmp_path, snapshot=SMALL) as cluster:
         sender, behind = cluster.leader(), cluster.followers()[0]
         third = next(node for node in cluster.nodes if node not in (sender, behind))
+        reached = sender.status()["last_index"]
         behind.kill()
         for letter in "ab":
             sender.propose("ballast", letter, str(LARGE))
 
         for number in range(60):
             sender.propose("append", "k", str(number))
+
+        # Else it gets the log, while a state this large is still being written down.
+        for node in (sender, third):
+            until(lambda node=node: node.status()["snapshot_index"] > reached + SMALL["tail"], "the log cut")  # type: ignore[misc]
 
         before = len(behind.log)
         behind.start()
@@ -141,8 +146,10 @@ def test_g17_an_end_of_a_snapshot_stream_is_killed(tmp_path: Path, end: str) -> 
             newest = snapshots_on_disk(behind.folder)[-1][0]  # it may have been killed while it wrote one of its own
             behind.start()
             until(
-                lambda log=log, newest=newest: "receiving snapshot" in behind.log[log:]  # type: ignore[misc]
-                and in_mid_stream(behind.folder, newest),
+                lambda log=log, newest=newest: (
+                    "receiving snapshot" in behind.log[log:]  # type: ignore[misc]
+                    and in_mid_stream(behind.folder, newest)
+                ),
                 "a part of a snapshot",
             )
             if end == "receiver":

@@ -264,3 +264,64 @@ def test_without_its_extra_the_command_says_how_to_get_it(folder: Path) -> None:
         2,
         'The riteraft command needs its extra: pip install "riteraft-core[cli]"\n',
     )
+
+
+# --- certificates ----------------------------------------------------------------------------------------------------
+
+
+def test_certificates_are_made_step_by_step_and_never_overwritten(tmp_path: Path) -> None:
+    early = riteraft(tmp_path, "certs", "node", "n1", "--host", "127.0.0.1")
+    assert (early.returncode, "riteraft certs ca" in early.stderr) == (2, True)
+    for arguments in (
+        ("ca", "--cluster", "orders"),
+        ("node", "n1", "--host", "127.0.0.1", "--host", "n1.example"),
+        ("client", "app"),
+        ("admin", "ops", "--days", "7"),
+    ):
+        made = riteraft(tmp_path, "certs", *arguments)
+        assert made.returncode == 0, made.stderr
+        again = riteraft(tmp_path, "certs", *arguments)
+        assert (again.returncode, "is there already" in again.stderr) == (2, True)
+
+    files = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "certs").iterdir()}
+    assert sorted(files) == sorted(
+        f"{name}.{kind}" for name in ("ca", "node-n1", "client-app", "admin-ops") for kind in ("pem", "key")
+    )
+    assert {mode for name, mode in files.items() if name.endswith(".key")} == {0o600}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("node", "n1"), "--host"),
+        (("node", "n1", "--host", "no host"), "no DNS name"),
+        (("client", "../app"), "leave out slashes"),
+        (("client", ""), "no name for a certificate"),
+    ],
+)
+def test_a_certificate_that_makes_no_sense_is_refused(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    riteraft(tmp_path, "certs", "ca", "--cluster", "orders")
+    refused = riteraft(tmp_path, "certs", *arguments)
+    assert refused.returncode == 2
+    assert words in refused.stderr
+
+
+def test_check_looks_at_the_certificates(folder: Path) -> None:
+    riteraft(folder, "certs", "ca", "--cluster", "orders")
+    riteraft(folder, "certs", "node", "n1", "--host", "127.0.0.1")
+    table = '[security]\nca = "certs/ca.pem"\ncertificate = "certs/node-n1.pem"\nkey = "certs/node-n1.key"\n'
+    write(folder, 'storage = "memory"\ntransport = "tcp"\nstore = "orders:OrderStore"\n' + table)
+    right = riteraft(folder, "check", "n1.toml")
+    assert right.returncode == 0, right.stderr
+    (folder / "certs" / "node-n1.key").chmod(0o644)
+    wrong = riteraft(folder, "check", "n1.toml")
+    assert (wrong.returncode, "security.key" in wrong.stderr) == (2, True)
+
+
+def test_what_is_shown_to_a_cluster_is_checked_first(tmp_path: Path) -> None:
+    half = riteraft(tmp_path, "status", "127.0.0.1:1", "--ca", "ca.pem")
+    assert (half.returncode, "certificate and key missing" in half.stderr) == (2, True)
+    (tmp_path / "secret").touch(0o600)
+    (tmp_path / "secret").write_text("0123456789abcdef" * 8)
+    weak = riteraft(tmp_path, "remove", "127.0.0.1:1", "2", "--secret-file", "secret", "--cluster", "orders")
+    assert (weak.returncode, "openssl rand" in weak.stderr) == (2, True)

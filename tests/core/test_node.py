@@ -532,6 +532,50 @@ async def test_a_leader_leaves_and_the_other_one_leads(world: World) -> None:
             await until(lambda node=node: len(node.status().voters) == 2)  # type: ignore[misc]
 
 
+async def test_a_member_that_is_gone_is_removed_by_any_other(world: World) -> None:
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(open_node(world.config("n1", bootstrap=True), Counter()))
+        peers = [first.status().address]
+        second = await stack.enter_async_context(open_node(world.config("n2", peers=peers), Counter()))
+        async with open_node(world.config("n3", peers=peers), Counter()) as third:
+            await until(lambda: len(second.status().voters) == 3)
+            gone = third.status().node_id
+
+        for node in (second, first):  # one of them does not lead; the second time there is nothing left to do
+            await node.remove(gone, timeout=PATIENCE)
+            await until(lambda node=node: gone not in node.status().members)  # type: ignore[misc]
+
+        with pytest.raises(CommandRejected, match="there is no node 99"):
+            await first.remove(99, timeout=PATIENCE)
+
+        with pytest.raises(ValueError, match="use `leave`"):
+            await first.remove(first.status().node_id)
+
+
+async def test_a_removal_without_a_quorum_is_given_up(memory: World) -> None:
+    async with memory.cluster(Counter(), Counter()) as nodes:
+        memory.network.isolate(nodes[0].status().address)
+        for node, other in (nodes, nodes[::-1]):
+            with pytest.raises(OutcomeUnknown, match="was not confirmed within"):
+                await node.remove(other.status().node_id, timeout=0.1)
+
+        memory.network.heal()
+
+
+async def test_a_removal_is_answered_when_its_node_stops(memory: World) -> None:
+    async def remove(node: Node, node_id: int) -> None:
+        with pytest.raises(NodeStopped):
+            await node.remove(node_id)
+
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as tasks, memory.cluster(Counter(), Counter()) as nodes:
+            memory.network.isolate(nodes[0].status().address)
+            for node, other in (nodes, nodes[::-1]):
+                tasks.start_soon(remove, node, other.status().node_id)
+
+            await anyio.wait_all_tasks_blocked()
+
+
 async def test_leaving_without_a_quorum_is_given_up_and_the_node_goes_on(memory: World) -> None:
     async with memory.cluster(Counter(), Counter()) as nodes:
         memory.network.isolate(nodes[0].status().address)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from contextlib import suppress
 
 import msgpack
@@ -26,6 +27,7 @@ from riteraft_core import _requests
 
 REQUESTS: list[Request] = [
     Forward(((b"context", b"data"), (b"", b""))),
+    Forward(((b"context", b"data"),) * _requests.MAX_ENTRIES),
     Read(),
     Join("orders", b"d" * 16, "h:1", False),
     Remove(7),
@@ -50,9 +52,12 @@ def test_a_request_arrives_as_it_was_sent(request_: Request) -> None:
         (1, 99),
         (1, "read"),
         (1, 2, "more"),
-        (1, 1, [[b"context"]]),
-        (1, 1, [["context", b"data"]]),
-        (1, 1, [[b"c", b"d"]] * (_requests.MAX_ENTRIES + 1)),
+        (1, 1, [[b"context", b"data"]]),
+        (1, 9, [[[b"context"]]]),
+        (1, 9, [[["context", b"data"]]]),
+        (1, 9, [[[b"c", b"d"]] * 129]),
+        (1, 9, [[[b"c", b"d"]] * 128] * 128 + [[[b"c", b"d"]]]),
+        (1, 9, [1]),
         (1, 3, "orders", b"short", "h:1", True),
         (1, 3, "orders", b"d" * 16, "h" * 301, True),
         (1, 3, "orders", b"d" * 16, "h:1", 1),
@@ -133,3 +138,27 @@ def test_a_status_arrives_as_it_was_sent() -> None:
     for values in ((), ([],), ([["node_id", 1]],), ("text",), (7,)):
         with pytest.raises(ValueError, match="malformed status"):
             _requests.read_status(Reply(Status.OK, values))
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        b"\xdc\x00\x80" * 300_000,  # arrays in arrays
+        b"\x91" * (1 << 20),
+        b"\xdc\x00\x80" + (b"\xdc\x00\x80" + b"\x90" * 128) * 8_000,
+        (b"\xdc\x00\x80" + b"\xa2ab" * 127) * 2_700,  # texts, in arrays that do not end
+        b"\xdd\xff\xff\xff\xff" + b"\x80" * (1 << 20),
+        b"\x91\xdf\xff\xff\xff\xff" + b"\x80" * (1 << 20),
+        b"\xc6\xff\xff\xff\xff",
+        b"\xc9\xff\xff\xff\xff\x01",
+    ],
+)
+def test_s9_a_megabyte_of_msgpack_takes_no_more_than_a_few(bomb: bytes) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"not msgpack"):
+            _requests.decode(bomb)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 32 * 1024 * 1024

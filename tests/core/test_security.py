@@ -11,12 +11,16 @@ from pathlib import Path
 import pytest
 from riteraft_core._address import Address
 from riteraft_core._certificates import issue, make_ca
+from riteraft_core._requests import Reply, Who, decode_reply, encode
 from riteraft_core._security_options import SecurityOptions
 from riteraft_core.errors import AuthenticationError
+from riteraft_core.memory import MemoryNetwork
 from riteraft_core.security import NOBODY, Mode, Security, Tls, check_exposure, check_server, read_principal
-from riteraft_core.types import Principal, PrincipalRole
+from riteraft_core.types import Hello, Principal, PrincipalRole, RefusalCode
 
-from riteraft_core import Config, ConfigError
+from riteraft_core import Config, ConfigError, PluginError, open_node
+
+from .nodes import Counter
 
 LOGGER = logging.getLogger("riteraft.test")
 NODE, CLIENT, ADMIN = PrincipalRole.NODE, PrincipalRole.CLIENT, PrincipalRole.ADMIN
@@ -124,6 +128,23 @@ def test_files_that_do_not_go_together_are_refused(authority: Path, tmp_path: Pa
         load(options(authority).model_copy(update={"ca": tmp_path / "ca.pem"}))
     with pytest.raises(ConfigError, match=r"security\.ca: .*no certificate"):
         load(options(authority).model_copy(update={"ca": authority / "ca.key"}))
+
+
+def test_an_encrypted_key_is_refused_and_nobody_is_asked(authority: Path, tmp_path: Path) -> None:
+    from cryptography.hazmat.primitives import serialization
+
+    key = serialization.load_pem_private_key((authority / "node-n1.key").read_bytes(), password=None)
+    encrypted = tmp_path / "n1.key"
+    encrypted.touch(0o600)
+    encrypted.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"password"),
+        )
+    )
+    with pytest.raises(ConfigError, match="the key is encrypted"):
+        load(options(authority).model_copy(update={"key": encrypted}))
 
 
 def test_a_certificate_of_another_cluster_is_refused(authority: Path) -> None:
@@ -301,3 +322,39 @@ def test_made_files_are_private_and_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there already"):
         make_ca(tmp_path / "new", "orders")
     assert made.key.read_bytes() == before
+
+
+# --- a transport that forgets ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+async def test_with_tls_nobody_without_a_name_is_let_in_or_answered(authority: Path, tmp_path: Path) -> None:
+    config = Config(
+        cluster="orders",
+        address="127.0.0.1:0",
+        data_dir=tmp_path / "n1",
+        bootstrap=True,
+        security=options(authority).model_dump(exclude_none=True),
+    )
+    async with open_node(config, Counter()) as node:
+        refusal = node.admit(Hello(b"", 0, 0, b"", 0))
+        assert refusal is not None
+        assert refusal.code is RefusalCode.FORBIDDEN
+        reply = decode_reply(await node.request(None, encode(Who())))
+        assert reply == Reply.refused("no certificate with a name was shown")
+        assert node.status().counters["refused request: Who"] == 1
+
+
+@pytest.mark.anyio
+async def test_a_transport_that_cannot_secure_is_refused_by_name(authority: Path) -> None:
+    config = Config(
+        cluster="orders",
+        address="127.0.0.1:0",
+        bootstrap=True,
+        transport={"name": "memory", "network": MemoryNetwork()},
+        storage="memory",
+        security=options(authority).model_dump(exclude_none=True),
+    )
+    with pytest.raises(PluginError, match='"memory" cannot carry out security mode tls, only none'):
+        async with open_node(config, Counter()):
+            pass

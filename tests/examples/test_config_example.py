@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 
 from riteraft_core import CommandRejected
 
-from .programs import EXAMPLES, running
+from .programs import EXAMPLES, Program, free_port, running
 
 CONFIG = EXAMPLES / "config"
 RITERAFT = Path(sys.executable).with_name("riteraft")
@@ -26,6 +28,41 @@ def test_a_node_runs_from_its_config_alone(tmp_path: Path) -> None:
             program.process.terminate()
             assert program.ends() == 0, program.output
             assert "Traceback" not in program.output
+
+
+def test_three_nodes_run_by_the_commands_in_the_file(tmp_path: Path) -> None:
+    # On other ports than those in it, which may be taken here.
+    folder = tmp_path / "config"
+    shutil.copytree(CONFIG, folder, ignore=shutil.ignore_patterns("data", "__pycache__"))
+    file = folder / "n1.toml"
+    text = file.read_text()
+    for port in ("7001", "7002", "7003"):
+        text = text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{free_port()}")
+
+    file.write_text(text)
+    commands = [line[1:].split() for line in text.splitlines() if line.startswith("#   riteraft run ")]
+    assert len(commands) == 3
+    with ExitStack() as stack:
+
+        def start(number: int) -> Program:
+            command = [str(RITERAFT), *commands[number - 1][1:]]
+            return stack.enter_context(running(command, tmp_path / f"n{number}.log", cwd=folder))
+
+        first = start(1)
+        first.says("node 1 leads")
+        rest = [start(2), start(3)]
+        for node_id in (2, 3):
+            first.says(f"node {node_id} is a voter now")
+
+        for program in (first, *rest):
+            program.process.terminate()
+            assert program.ends() == 0, program.output
+
+        # The same commands again.
+        programs = [start(number) for number in (1, 2, 3)]
+        for program in programs:
+            program.says("which restarts")
+            program.says("leads in term")
 
 
 @pytest.fixture

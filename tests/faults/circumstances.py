@@ -33,7 +33,7 @@ def main() -> None:
             if libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0):
                 raise OSError(ctypes.get_errno(), "cannot give up a capability")
 
-    os.execv(wanted.program[0], wanted.program)
+    os.execv(wanted.program[0], wanted.program)  # noqa: S606 # it becomes the program
 
 
 if __name__ == "__main__":

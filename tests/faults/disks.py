@@ -35,10 +35,14 @@ def cannot_mount() -> str | None:
         return None
 
 
+def _mkfs() -> str | None:
+    return shutil.which("mkfs.ext4", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+
+
 @functools.cache
 def cannot_lose_power() -> str | None:
     """Say why no ext4 can be made, mounted from a file and cut off here, or None; call `cannot_mount` first."""
-    if shutil.which("mkfs.ext4") is None:
+    if _mkfs() is None:
         return "there is no mkfs.ext4: install e2fsprogs"
 
     with tempfile.TemporaryDirectory() as folder:
@@ -107,7 +111,7 @@ class PowerDisk:
         with self._image.open("wb") as image:
             image.truncate(size)
 
-        subprocess.run(["mkfs.ext4", "-q", "-F", self._image], check=True)
+        subprocess.run([_mkfs() or "mkfs.ext4", "-q", "-F", self._image], check=True)
         self.folder.mkdir()
         self._mount()
 

@@ -22,9 +22,7 @@ ALWAYS = (1 << 63) - 1
 def compile_shim(folder: Path) -> Path:
     """Compile the shim; return the library."""
     library = folder / "shim.so"
-    subprocess.run(
-        ["cc", "-O1", "-Wall", "-Wextra", "-shared", "-fPIC", "-o", library, SOURCE, "-ldl"], check=True
-    )
+    subprocess.run(["cc", "-O1", "-Wall", "-Wextra", "-shared", "-fPIC", "-o", library, SOURCE, "-ldl"], check=True)
     return library
 
 

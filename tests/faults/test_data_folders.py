@@ -92,9 +92,7 @@ def test_a_folder_whose_parent_may_not_be_written_to(fresh: NodeProcess) -> None
     assert_refused(fresh, "Permission denied")
 
 
-def test_a_folder_on_a_disk_that_is_read_only(
-    fresh: NodeProcess, small_disk: Callable[[int], SmallDisk]
-) -> None:
+def test_a_folder_on_a_disk_that_is_read_only(fresh: NodeProcess, small_disk: Callable[[int], SmallDisk]) -> None:
     disk = small_disk(1024 * 1024)
     subprocess.run(["mount", "-o", "remount,ro", disk.folder], check=True)
     fresh.folder = disk.folder / "n1"

@@ -1,4 +1,4 @@
-"""Too few file descriptors: a node whose sockets are hoarded goes on or says why not, and is well once they are free."""
+"""Too few file descriptors: a node whose sockets are hoarded goes on or says why not, and is well afterwards."""
 
 from __future__ import annotations
 
@@ -64,3 +64,31 @@ def test_a_node_without_descriptors_goes_on_or_ends_with_the_reason(tmp_path: Pa
         load.judge()
         assert "Traceback" not in victim.log[before:]
         assert len(victim.log) - before < 20_000, "it fills the disk with complaints"
+
+
+def test_a_start_with_too_few_descriptors_says_so(tmp_path: Path) -> None:
+    with running_cluster(tmp_path, size=1) as cluster:
+        node = cluster[1]
+        node.propose("append", "k", "1")
+        needed = descriptors(node)
+        node.kill()
+        refusals = 0
+        for limit in range(needed - 1, needed - 7, -1):
+            node.wrapper = under("--descriptors", str(limit))
+            before = len(node.log)
+            node.start()
+            until(lambda: node._ready.is_set() or not node.alive, "a start or an end")
+            if node.alive:
+                node.kill()
+                continue
+
+            last = node.log[before:].strip().splitlines()[-1]
+            assert node.wait() in (1, 2)
+            assert last.startswith(("StorageError: ", "ConfigError: ")), last
+            assert "Too many open files" in last or "ulimit -n" in last, last
+            refusals += 1
+
+        assert refusals > 0
+        node.wrapper = []
+        node.start().ready()
+        assert node.read("k") == ["1"]

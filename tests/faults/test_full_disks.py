@@ -53,9 +53,7 @@ def test_g13_one_full_disk_then_two_then_room_again(
 ) -> None:
     disks = [small_disk(4 * MIB), small_disk(4 * MIB)]
     put = lay_out({"n2": disks[0], "n3": disks[1]})
-    with running_cluster(
-        tmp_path, prepare=put, storage=STORAGE, snapshot={"entries": 200, "tail": 50}
-    ) as cluster:
+    with running_cluster(tmp_path, prepare=put, storage=STORAGE, snapshot={"entries": 200, "tail": 50}) as cluster:
         large, *small = cluster.nodes
         logs = [len(node.log) for node in small]
         with Load(cluster, seed=seed) as load:
@@ -96,9 +94,7 @@ def test_g13_a_disk_that_fills_up_while_a_snapshot_is_written(
     # The state, 3 MB, fits beside nothing: neither one's own snapshot nor a leader's.
     disk = small_disk(4 * MIB)
     put = lay_out({"n3": disk})
-    with running_cluster(
-        tmp_path, prepare=put, storage=STORAGE, snapshot={"entries": 100, "tail": 10}
-    ) as cluster:
+    with running_cluster(tmp_path, prepare=put, storage=STORAGE, snapshot={"entries": 100, "tail": 10}) as cluster:
         writer, node = cluster[1], cluster[3]
         disk.fill(leave=MIB)
         before = len(node.log)

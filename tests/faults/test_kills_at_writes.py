@@ -15,14 +15,19 @@ SYNCS = (1, 2, 3, 4, 6, 9, 14, 22, 34, 50)
 TORN_WRITES = 6
 
 
+def assert_in_order(node: NodeProcess) -> None:
+    """What a node has is ordered: snapshot, applied, committed, last."""
+    status = node.status()
+    order = [status[name] for name in ("snapshot_index", "applied", "commit", "last_index")]
+    assert order == sorted(order), order
+
+
 def wait_for_a_kill(node: NodeProcess) -> None:
     """Wait until it was killed, and by nothing else."""
     assert node.wait() == -signal.SIGKILL, node.log[-2000:]
 
 
-def test_g5_a_founder_killed_at_any_sync_of_its_first_start_can_start(
-    tmp_path: Path, seed: int, shims: Shims
-) -> None:
+def test_g5_a_founder_killed_at_any_sync_of_its_first_start_can_start(tmp_path: Path, seed: int, shims: Shims) -> None:
     # Every other one: the seed says whether the even or the odd ones.
     cluster = Cluster(tmp_path, {})
     cluster.prepare = shims.put_before
@@ -52,9 +57,7 @@ def test_g5_a_founder_killed_at_any_sync_of_its_first_start_can_start(
         cluster.end()
 
 
-def test_g5_a_node_killed_at_its_nth_sync_comes_back_with_everything(
-    tmp_path: Path, seed: int, shims: Shims
-) -> None:
+def test_g5_a_node_killed_at_its_nth_sync_comes_back_with_everything(tmp_path: Path, seed: int, shims: Shims) -> None:
     # Snapshots all the time: saves, stages, compactions and checkpoints are among the steps.
     with running_cluster(tmp_path, prepare=shims.put_before, snapshot={"entries": 30, "tail": 10}) as cluster:
         with Load(cluster, seed=seed) as load:
@@ -72,6 +75,7 @@ def test_g5_a_node_killed_at_its_nth_sync_comes_back_with_everything(
                 assert sync.calls >= at
                 sync.stop()
                 victim.start().ready()
+                assert_in_order(victim)
                 load.wait_for_progress(10)
 
         load.judge()
@@ -90,6 +94,7 @@ def test_g5_a_node_killed_in_the_midst_of_a_write_comes_back_with_everything(
                 wait_for_a_kill(victim)
                 write.stop()
                 victim.start().ready()
+                assert_in_order(victim)
                 load.wait_for_progress(10)
 
         load.judge()

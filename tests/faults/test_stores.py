@@ -11,9 +11,9 @@ import pytest
 
 from tests.cluster.cluster import Cluster, Load, NodeProcess, running_cluster, until
 
-TIMEOUT = 1.0
-SLOW = 3.0
-"""Seconds for one command: three election timeouts."""
+TIMEOUT = 2.0
+SLOW = 3 * TIMEOUT
+"""Seconds for one command."""
 
 
 def stores(*traits: str, sick: str) -> Callable[[NodeProcess], None]:

@@ -176,8 +176,8 @@ def _checked(answer: object, method: str, index: int | None = None) -> bytes:
 
 def _failed(method: str, exc: Exception, index: int | None) -> StoreError:
     return StoreError(
-        f"Store.{method} raised {type(exc).__name__}: {exc}{_where(index)}. The node stops, for its state may differ from its "
-        f"peers'. To refuse a command, raise riteraft_core.CommandRejected"
+        f"Store.{method} raised {type(exc).__name__}: {exc}{_where(index)}. The node stops, for its state may "
+        f"differ from its peers'. To refuse a command, raise riteraft_core.CommandRejected"
     )
 
 

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from ._address import Address
 from .errors import ConfigError
 from .types import Principal, PrincipalRole
 
@@ -126,9 +127,9 @@ def _host(host: str) -> x509.GeneralName:
     except ValueError:
         pass
     try:
-        return x509.DNSName(host)
+        return x509.DNSName(Address.parse(f"{host}:1").host.rstrip("."))
     except ValueError as exc:
-        raise ConfigError(f"{host!r} is no DNS name and no IP address: {exc}") from exc
+        raise ConfigError(f"{host!r} is no DNS name and no IP address") from exc
 
 
 def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:

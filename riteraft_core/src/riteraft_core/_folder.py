@@ -40,8 +40,8 @@ class Folder:
             left = self._path is not None and (self._path / _LEFT).exists()
         except OSError as exc:
             raise StorageError(
-                f"{self._path}: data_dir cannot be looked into: {exc}; the user that runs the node must be the owner of "
-                f"the folder, or name another data_dir"
+                f"{self._path}: data_dir cannot be looked into: {exc}; the user that runs the node must be the owner "
+                f"of the folder, or name another data_dir"
             ) from exc
 
         if left:
@@ -93,7 +93,9 @@ class Folder:
                 raise ValueError("it is of another format")
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, msgpack.UnpackException) as exc:
+        except OSError as exc:
+            raise StorageError(f"{path}: cannot be read: {exc}") from exc
+        except (ValueError, msgpack.UnpackException) as exc:
             raise StorageError(
                 f"{path}: cannot be read ({exc}); if this node never took part in its cluster, remove the folder "
                 f"and start again"

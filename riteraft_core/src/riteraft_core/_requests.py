@@ -14,11 +14,14 @@ from typing import Any, TypeAlias
 import msgpack
 
 from ._envelope import MAX_ADDRESS_LENGTH
+from ._unpack import unpack
 from .types import NodeStatus, Role
 
 VERSION = 1
-MAX_ITEMS = 65_536
-"""No array or map of a request holds more: 1 MiB of empty maps would otherwise take 80 MiB of memory."""
+MAX_ARRAY = 128
+"""Items in one array of a request, which anybody may send; longer lists are cut into groups."""
+MAX_REPLY_ARRAY = 16_384
+"""The same in a reply, which comes from a node that we asked: it may name many members."""
 MAX_TIMEOUT = 3600.0
 """Seconds a `Propose` may wait: a client that went away is not waited for without end."""
 MAX_ENTRIES = 16_384
@@ -26,7 +29,6 @@ MAX_ENTRIES = 16_384
 
 
 class _Kind(enum.IntEnum):
-    FORWARD = 1
     READ = 2
     JOIN = 3
     REMOVE = 4
@@ -34,6 +36,7 @@ class _Kind(enum.IntEnum):
     MOVED = 6
     STATUS = 7
     PROPOSE = 8
+    FORWARD = 9
 
 
 class Status(enum.IntEnum):
@@ -158,7 +161,8 @@ def encode(request: Request) -> bytes:
     """Return the bytes of a request."""
     body: tuple[Any, ...]
     if isinstance(request, Forward):
-        body = (_Kind.FORWARD, request.entries)
+        entries = request.entries
+        body = (_Kind.FORWARD, [entries[start : start + MAX_ARRAY] for start in range(0, len(entries), MAX_ARRAY)])
     elif isinstance(request, Read):
         body = (_Kind.READ,)
     elif isinstance(request, Join):
@@ -183,14 +187,16 @@ def decode(raw: bytes) -> Request:
 
     :raises ValueError: it is none, or of a version this release does not know.
     """
-    values = _unpack(raw)
+    values = _unpack(raw, MAX_ARRAY)
     version, kind = values[0], values[1] if len(values) > 1 else None
     if version != VERSION:
         raise ValueError(f"request of version {version!r}; this release speaks {VERSION}")
 
     match kind, values[2:]:
-        case _Kind.FORWARD, [list() as entries] if len(entries) <= MAX_ENTRIES and all(map(_is_pair, entries)):
-            return Forward(tuple((context, data) for context, data in entries))
+        case _Kind.FORWARD, [list() as groups] if all(isinstance(group, list) for group in groups):
+            entries = [entry for group in groups for entry in group]
+            if len(entries) <= MAX_ENTRIES and all(map(_is_pair, entries)):
+                return Forward(tuple((context, data) for context, data in entries))
         case _Kind.READ, []:
             return Read()
         case _Kind.JOIN, [str() as cluster, bytes() as disk_id, str() as address, bool() as wants_vote] if (
@@ -224,7 +230,7 @@ def decode_reply(raw: bytes) -> Reply:
 
     :raises ValueError: it is none.
     """
-    values = _unpack(raw)
+    values = _unpack(raw, MAX_REPLY_ARRAY)
     if len(values) < 2 or values[0] != VERSION or not isinstance(values[1], int):
         raise ValueError("malformed reply")
 
@@ -348,7 +354,8 @@ def read_text(reply: Reply) -> str:
     """Return the words of a RETRY or REFUSED reply."""
     match reply.values:
         case (str() as text,):
-            return text
+            # It goes to logs and terminals, which would take some characters for more than text.
+            return "".join(character if character.isprintable() else "?" for character in text)
 
     return "no reason given"
 
@@ -369,14 +376,8 @@ def _is_pair(entry: Any) -> bool:
     return isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], bytes) and isinstance(entry[1], bytes)
 
 
-def _unpack(raw: bytes) -> list[Any]:
-    try:
-        values = msgpack.unpackb(
-            raw, use_list=True, max_array_len=MAX_ITEMS, max_map_len=0, max_ext_len=0, strict_map_key=True
-        )
-    except Exception as exc:  # msgpack raises several unrelated types for bytes that are not its own
-        raise ValueError(f"not msgpack: {type(exc).__name__}") from exc
-
+def _unpack(raw: bytes, max_array_len: int) -> list[Any]:
+    values = unpack(raw, max_array_len=max_array_len)
     if not isinstance(values, list) or not values:
         raise ValueError("not an array")
 

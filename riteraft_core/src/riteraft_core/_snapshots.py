@@ -11,6 +11,7 @@ import msgpack
 from ._applier import in_chunks
 from ._effects import SendSnapshot
 from ._recovery import Parts
+from ._unpack import unpack
 from .errors import PeerUnreachable
 from .types import SnapshotMeta
 
@@ -85,9 +86,9 @@ class Snapshots:
 
 def _read_header(header: bytes) -> tuple[bytes, SnapshotMeta]:
     try:
-        fmt, message, meta = msgpack.unpackb(header, max_array_len=3, max_map_len=0, max_ext_len=0)
-    except Exception as exc:  # msgpack raises several unrelated types for bytes that are not its own
-        raise ValueError(f"not a snapshot header: {type(exc).__name__}") from exc
+        fmt, message, meta = unpack(header, max_array_len=3)
+    except (ValueError, TypeError) as exc:
+        raise ValueError(f"not a snapshot header: {exc}") from exc
 
     if fmt != HEADER_FORMAT or not isinstance(message, bytes) or not isinstance(meta, bytes):
         raise ValueError(f"a snapshot header of format {fmt!r}; this release reads {HEADER_FORMAT}")

@@ -640,7 +640,11 @@ class Node:
         except ValueError as exc:
             return _requests.encode_reply(self._refuse("malformed", peer, principal, str(exc)))
 
-        why_not = _rights.why_not(request, peer, principal)
+        if principal is None and self._parts.security.mode is Mode.TLS:
+            why_not: str | None = "no certificate with a name was shown"
+        else:
+            why_not = _rights.why_not(request, peer, principal)
+
         if why_not is not None:
             return _requests.encode_reply(self._refuse(type(request).__name__, peer, principal, why_not))
 

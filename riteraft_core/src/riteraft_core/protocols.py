@@ -151,7 +151,11 @@ class Handler(Protocol):
 
 
 class Transport(Protocol):
-    """Carries opaque bytes between nodes; it never learns what raft is."""
+    """Carries opaque bytes between nodes; it never learns what raft is.
+
+    It may have an attribute `counters`, a mapping of reasons to how often something was refused or closed for them:
+    `Node.status` shows it.
+    """
 
     @property
     def address(self) -> str:

@@ -14,6 +14,8 @@ from urllib.parse import quote, unquote
 
 import msgpack
 
+from ._unpack import unpack
+
 LogRow: TypeAlias = tuple[int, int, bytes]
 """(index, term, encoded entry): one row of the log as a `LogStorage` keeps it. The bytes are opaque to it."""
 
@@ -134,7 +136,7 @@ class SnapshotMeta:
         :raises ValueError: the bytes are no snapshot meta, or of a format this version does not know.
         """
         try:
-            fmt, index, term, conf_state, state = msgpack.unpackb(raw, use_list=True)
+            fmt, index, term, conf_state, state = unpack(raw, max_array_len=1024)
             if fmt != SNAPSHOT_META_FORMAT:
                 raise ValueError(f"snapshot meta has format {fmt!r}, this version reads {SNAPSHOT_META_FORMAT}")
             if not (isinstance(index, int) and isinstance(term, int) and isinstance(state, bytes)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
 import struct
 import zlib
@@ -22,7 +23,8 @@ FORMAT = 1  # of the tables below, in SQLite's `user_version`; a change of eithe
 
 SMALLEST = 512  # bytes: the least page size, and a database has one page at least
 
-CURE = "the folder cannot be trusted: remove this node from its cluster and join again with an empty folder"
+_REPLACE = "remove this node from its cluster and join again with an empty folder"
+CURE = f"the folder cannot be trusted: {_REPLACE}"
 
 # Every table is keyed by group, so that many groups can share one database. Rows are found by key alone, which is why
 # `log` needs no rowid of its own; chunks are too big to stand inside a key's tree. A row of `log` is a run (`_run`).
@@ -59,6 +61,7 @@ _SAVE_TRIGGER = """CREATE TEMP TRIGGER save INSTEAD OF INSERT ON saving BEGIN
         VALUES (NEW.grp, NEW.term, NEW.vote, NEW.committed, NEW.anchor_index, NEW.anchor_term, NEW.last_index,
             NEW.snapshot, NEW.head_crc);
     END"""
+_READ_BYTES = 1024 * 1024
 
 _PACK = [struct.Struct(f"<{count}q").pack for count in range(10)]  # made once: a save takes two
 
@@ -121,7 +124,7 @@ class Connection:
             self._failure = exc
             raise
         except Exception as exc:
-            self._failure = StorageError(f"{self._path}: {doing} failed: {exc}{_cure(exc)}")
+            self._failure = StorageError(f"{self._path}: {doing} failed: {exc}{_cure(exc, self._path)}")
             raise self._failure from exc
 
     async def close(self) -> None:
@@ -139,9 +142,14 @@ class Connection:
             self._raw.close()
             self._raw = None
 
-    def open(self) -> sqlite3.Connection:
-        """Connect to the file, which must be there. Blocks."""
-        self._raw = _connect(self._path)
+    @property
+    def failed(self) -> bool:
+        """Whether a call failed, or it was closed."""
+        return self._failure is not None
+
+    def open(self, mode: str) -> sqlite3.Connection:
+        """Connect to the file, which must be there, for `ro` or `rw`. Blocks."""
+        self._raw = _connect(self._path, mode)
         return self._raw
 
 
@@ -154,8 +162,8 @@ _CURES: tuple[tuple[set[int], set[str], str], ...] = (
     (
         {errno.EIO},
         {"disk I/O error"},
-        "the disk fails: see the system's log, then start the node again; if it comes back with damage, remove the "
-        "node from its cluster and join again with an empty folder",
+        "the disk fails: see the system's log, then start again; if damage is found, the folder cannot be trusted: "
+        + _REPLACE,
     ),
     (
         {errno.EACCES, errno.EPERM},
@@ -172,17 +180,43 @@ _CURES: tuple[tuple[set[int], set[str], str], ...] = (
 """What the system or SQLite says went wrong, and what to do about it."""
 
 
-def _cure(exc: Exception) -> str:
+def _cure(exc: Exception, path: Path) -> str:
+    number = exc.errno if isinstance(exc, OSError) else _hidden_errno(exc, path)
     for numbers, texts, cure in _CURES:
-        if (isinstance(exc, OSError) and exc.errno in numbers) or (isinstance(exc, sqlite3.Error) and str(exc) in texts):
+        if number in numbers or (number is None and isinstance(exc, sqlite3.Error) and str(exc) in texts):
             return f"; {cure}"
 
     # The plain DatabaseError, none of its subclasses, is SQLite's word for a file it cannot make sense of.
     return f"; {CURE}" if type(exc) is sqlite3.DatabaseError else ""
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    uri = f"{path.absolute().as_uri()}?mode=rw"
+def _hidden_errno(exc: Exception, path: Path) -> int | None:
+    """Return what the system said behind an error for which SQLite has no word of its own, or None.
+
+    It tells of a file it could not open for want of descriptors as of any other, and it takes an EIO for damage: who
+    believes that throws away a folder that a sound cable would bring back.
+    """
+    try:
+        if type(exc) is sqlite3.DatabaseError:
+            for file in (path, path.with_name(f"{path.name}-wal")):
+                if file.exists():
+                    _read_through(file)
+        elif isinstance(exc, sqlite3.OperationalError):
+            os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as probed:
+        return probed.errno
+
+    return None
+
+
+def _read_through(path: Path) -> None:
+    with path.open("rb", buffering=0) as file:
+        while file.read(_READ_BYTES):
+            pass
+
+
+def _connect(path: Path, mode: str = "rw") -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
     return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
 
 
@@ -237,17 +271,14 @@ def open_writer(connection: Connection, path: Path) -> None:
     :raises StorageError: the database is not ours, or of another format.
     """
     make_private(path)  # SQLite gives the WAL the same mode
-    raw = connection.open()
+    raw = connection.open("rw")
     raw.execute("PRAGMA trusted_schema = OFF")  # nothing that a tampered schema names is called
     raw.execute("PRAGMA cell_size_check = ON")  # a damaged page is found when it is read, not later
     try:
         application = _value(raw, "PRAGMA application_id")
         version = _value(raw, "PRAGMA user_version")
     except sqlite3.DatabaseError as exc:
-        if type(exc) is not sqlite3.DatabaseError:  # the disk's fault, not the file's
-            raise
-
-        raise StorageError(f"{path} cannot be read as a SQLite database ({exc}); {CURE}") from exc
+        raise StorageError(f"{path} cannot be read as a SQLite database ({exc}){_cure(exc, path)}") from exc
 
     if application != APPLICATION:
         raise StorageError(
@@ -276,8 +307,8 @@ def open_writer(connection: Connection, path: Path) -> None:
 
 
 def open_reader(connection: Connection) -> None:
-    """Open a connection that only reads. Blocks."""
-    connection.open().execute("PRAGMA query_only = ON")
+    """Open a connection that only reads, and takes part from now on in who is the last to close. Blocks."""
+    _value(connection.open("ro"), "PRAGMA user_version")
 
 
 def checkpoint(connection: Connection, mode: str) -> None:

@@ -78,8 +78,11 @@ class SqliteStorage:
     async def close(self) -> None:
         """Close everything, once what is under way has ended; the folder is free then."""
         with CancelScope(shield=True):
-            await self._reader.close()
-            await self._writer.close()
+            # Whoever is closed last merges the WAL, if it may write. After a failure nothing may be written any more.
+            failed = self._reader.failed or self._writer.failed
+            for connection in (self._writer, self._reader) if failed else (self._reader, self._writer):
+                await connection.close()
+
             self._folder_lock.close()
 
     # --- identity ---

@@ -28,6 +28,7 @@ from ._framing import (
     encode_call,
     encode_end,
     expect,
+    readable,
 )
 from ._handshake import MAX_HELLO, Purpose, decode_answer, encode_hello
 from ._options import TcpOptions
@@ -261,7 +262,7 @@ class RequestLine:
                     if frame.kind == Kind.ANSWER:
                         call.answer = payload
                     else:
-                        call.error = "it answered with an error: " + payload.decode(errors="replace")
+                        call.error = "it answered with an error: " + readable(payload)
                     call.done.set()
         except (ConnectionLostError, FrameError) as exc:
             connection.end(str(exc))
@@ -337,7 +338,7 @@ class SnapshotSender:
                         self._taken = True
                         return
                     if frame.kind == Kind.NOT_TAKEN:
-                        self._why = "it did not take the snapshot: " + bytes(frame.body).decode(errors="replace")
+                        self._why = "it did not take the snapshot: " + readable(frame.body)
                         return
         except ConnectionLostError:
             pass

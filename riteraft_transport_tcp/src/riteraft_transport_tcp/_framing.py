@@ -235,3 +235,9 @@ def expect(frames: Iterable[Frame], group: int, *kinds: Kind) -> None:
             raise FrameError(f"a {Kind(frame.kind).name} frame where none belongs")
         if frame.group != group:
             raise FrameError(f"a frame of group {frame.group} on a connection of group {group}")
+
+
+def readable(body: bytes | memoryview) -> str:
+    """Return a text that the other side sent, without what a log or a terminal would take for more than text."""
+    text = bytes(body).decode(errors="replace")
+    return "".join(character if character.isprintable() else "?" for character in text)

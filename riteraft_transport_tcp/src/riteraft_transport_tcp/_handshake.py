@@ -14,7 +14,7 @@ import struct
 from riteraft_core.shared_secret import NONCE_SIZE
 from riteraft_core.types import Hello, Identity, Refusal, RefusalCode
 
-from ._framing import PROTOCOL, Frame, FrameError, Kind, VersionError, encode
+from ._framing import PROTOCOL, Frame, FrameError, Kind, VersionError, encode, readable
 
 MAX_HELLO = 1024
 """The limit for frames from someone not yet let in, and for the answer to a hello: a stranger gets no more memory."""
@@ -101,12 +101,10 @@ def decode_answer(frame: Frame) -> Refusal | None:
     if frame.kind != Kind.REFUSED or not frame.body:
         raise FrameError("a hello was answered by something else")
     size = frame.body[0]
-    text = bytes(frame.body[1 + size :]).decode(errors="replace")
+    text = readable(frame.body[1 + size :])
     try:
         return Refusal(RefusalCode(bytes(frame.body[1 : 1 + size]).decode("ascii", errors="replace")), text)
-    except ValueError as exc:  # a code of a later version: it means no all the same
-        if not text.isprintable():
-            raise FrameError("a refusal that cannot be read") from exc
+    except ValueError:  # a code of a later version: it means no all the same
         return Refusal(RefusalCode.FORBIDDEN, text)
 
 

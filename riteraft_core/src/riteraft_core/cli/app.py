@@ -15,10 +15,11 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from .._plugins import KINDS, Plugins
+from .._plugins import KINDS, TRANSPORT, Plugins, require_security
 from .._store import load_store
 from ..config import Config
 from ..errors import ConfigError
+from ..security import Security
 from . import _ask, _certs
 from ._errors import errors_as_exit_codes
 from ._serve import serve
@@ -122,12 +123,16 @@ def run(
 
 @app.command()
 def check(file: ConfigFile) -> None:
-    """Check a config, its plugins' options and its Store, without starting anything."""
+    """Check a config, its plugins' options, its certificates and its Store, without starting anything."""
     with errors_as_exit_codes():
         config = Config.load(file)
         plugins = Plugins.load()
         for kind in KINDS:
             config.resolve(kind, plugins)
+        require_security(
+            config.resolve(TRANSPORT, plugins)[0],
+            Security.load(config.security, config.cluster, logging.getLogger("riteraft")),
+        )
         if config.store is not None:  # a program may pass its Store in code
             load_store(config)
         folder = config.data_dir
