@@ -21,7 +21,7 @@ class RiteraftSettings:
     loop: str
     storage: str = "sqlite"
     consensus: str = "raft-rs"
-    snapshot_entries: int | None = None
+    snapshots: bool = True
     size: int = 3
 
 
@@ -86,8 +86,8 @@ def riteraft_cluster(folder: Path | None, settings: RiteraftSettings) -> Iterato
                 "bootstrap": not peers,
                 "peers": peers,
             }
-            if settings.snapshot_entries is not None:
-                config["snapshot"] = {"entries": settings.snapshot_entries}
+            if not settings.snapshots:
+                config["snapshot"] = {"entries": 1 << 40, "bytes": 1 << 40}
 
             nodes.append(NodeProcess("node", [settings.loop, json.dumps(config)], scratch / f"n{number}.log"))
             if not peers:

@@ -6,7 +6,7 @@ import time
 
 from .process import NodeProcess
 from .progress import Advance
-from .work import VALUE_BYTES, Stretch
+from .work import Stretch
 
 LOOK_SECONDS = 0.2
 STILL_SECONDS = 120.0
@@ -20,13 +20,12 @@ def fill(
     advance: Advance,
     *,
     done: int = 0,
-    value_bytes: int = VALUE_BYTES,
 ) -> None:
     """Return when so many writes are acknowledged; `done` were before, which only the progress tells.
 
     :raises SystemExit: a write failed, or there were none for too long.
     """
-    proposer.begin(in_flight, writes=writes, value_bytes=value_bytes)
+    proposer.begin(in_flight, writes=writes)
     acknowledged, seen_at = 0, time.monotonic()
     while acknowledged < writes:
         time.sleep(LOOK_SECONDS)

@@ -19,7 +19,7 @@ from anyio.abc import TaskGroup
 from riteraft_core import Config, Node, NotApplied, OutcomeUnknown, open_node
 
 from .profiler import Profiler, profiler
-from .work import KEY_BYTES, Tally, key_of, used, value_of
+from .work import KEY_BYTES, VALUE, Tally, key_of, used
 
 
 class KeyValueStore:
@@ -95,7 +95,7 @@ class Servant:
             return {"at": time.monotonic()}
 
         if do == "begin":
-            self._load = Load(self._node, Tally(request["writes"]), value_of(request["value_bytes"]))
+            self._load = Load(self._node, Tally(request["writes"]), VALUE)
             if request["profile"] is not None:
                 self._profiler = profiler(request["profiler"], request["profile"])
                 self._profiler.start()

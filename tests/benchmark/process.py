@@ -12,8 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .work import VALUE_BYTES
-
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60.0
 """Seconds for what takes well under one: the machine may be busy with something else."""
@@ -71,7 +69,6 @@ class NodeProcess:
         in_flight: int,
         *,
         writes: int | None = None,
-        value_bytes: int = VALUE_BYTES,
         profile: Path | None = None,
         profiler: str = "cpu",
     ) -> None:
@@ -80,7 +77,6 @@ class NodeProcess:
             "begin",
             in_flight=in_flight,
             writes=writes,
-            value_bytes=value_bytes,
             profile=None if profile is None else str(profile),
             profiler=profiler,
         )

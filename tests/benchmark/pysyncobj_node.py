@@ -15,7 +15,7 @@ from typing import Any
 
 from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf, replicated
 
-from .work import Tally, key_of, used, value_of
+from .work import VALUE, Tally, key_of, used
 
 COMPACTION_ENTRIES = 50_000
 """As many as riteraft has between two snapshots; PySyncObj's own 5,000 would have it pack its state twice as often."""
@@ -100,7 +100,7 @@ def main(settings: dict[str, Any]) -> None:
         if do == "status":
             answer = status(store)
         elif do == "begin":
-            load = Load(store, Tally(request["writes"]), value_of(request["value_bytes"]))
+            load = Load(store, Tally(request["writes"]), VALUE)
             load.begin(request["in_flight"])
             answer = {}
         else:

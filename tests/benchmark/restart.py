@@ -19,14 +19,7 @@ IN_FLIGHT = 1024
 STARTS = 3
 TARGETS = ((100_000, 3.0), (1_000_000, 15.0))
 """Entries, and seconds to serve with no more than those."""
-BYTES_BEFORE_A_SNAPSHOT = 60 * 1024 * 1024
-"""A node makes a snapshot after 64 MiB of commands, whatever the config says of entries; a little less is safe."""
 SERVING_SECONDS = 300.0
-
-
-def value_bytes(entries: int) -> int:
-    """Return the size of a value with which so many commands do not bring about a snapshot."""
-    return max(1, min(VALUE_BYTES, BYTES_BEFORE_A_SNAPSHOT // entries - KEY_BYTES))
 
 
 def run(options: Options, console: Console) -> dict[str, Any]:
@@ -35,15 +28,12 @@ def run(options: Options, console: Console) -> dict[str, Any]:
     It is alone in its cluster: so it is the start that is measured, and not what it missed meanwhile.
     """
     entries = options.amount
-    size = value_bytes(entries)
-    settings = RiteraftSettings(
-        options.loop, options.storage, options.consensus, snapshot_entries=10 * entries + 10_000, size=1
-    )
+    settings = RiteraftSettings(options.loop, options.storage, options.consensus, snapshots=False, size=1)
     starts = []
     with riteraft_cluster(options.data_dir, settings) as cluster:
         (node,) = cluster.nodes
         with progress(console, "filling the log", entries) as advance:
-            fill(node, options.in_flight(IN_FLIGHT), entries, advance, value_bytes=size)
+            fill(node, options.in_flight(IN_FLIGHT), entries, advance)
 
         view = node.ask("status")
         after_snapshot = view["last_index"] - view["snapshot_index"]
@@ -74,10 +64,12 @@ def run(options: Options, console: Console) -> dict[str, Any]:
 
     target = next((seconds for most, seconds in TARGETS if entries <= most), TARGETS[-1][1] * entries / TARGETS[-1][0])
     median = statistics.median(start["serving_seconds"] for start in starts)
-    what = f"from the start of the process to serving, {after_snapshot:,} entries of {KEY_BYTES + size} B, median"
+    what = (
+        f"from the start of the process to serving, {after_snapshot:,} entries of {KEY_BYTES + VALUE_BYTES} B, median"
+    )
     return {
         "entries_after_snapshot": after_snapshot,
-        "command_bytes": KEY_BYTES + size,
+        "command_bytes": KEY_BYTES + VALUE_BYTES,
         "starts": starts,
         "verdicts": [verdict(console, what, median, target, " s")],
     }

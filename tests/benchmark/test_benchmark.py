@@ -13,8 +13,7 @@ import psutil
 import pytest
 
 from .process import ROOT, until
-from .restart import value_bytes
-from .work import KEY_BYTES, VALUE_BYTES, Stretch, Tally
+from .work import Stretch, Tally
 
 COMMAND = [sys.executable, "-m", "tests.benchmark", "--loop", "asyncio"]
 ENVIRONMENT = {**os.environ, "PYTHONWARNINGS": "error"}
@@ -128,11 +127,3 @@ def test_a_stretch_has_percentiles_of_all_its_answers() -> None:
     stretch = Stretch(*answers)
     assert stretch.rate == 2.0
     assert stretch.percentile_ms(0) <= stretch.percentile_ms(99)
-
-
-@pytest.mark.parametrize("entries", [1, 100_000, 1_000_000])
-def test_the_commands_of_a_restart_stay_below_what_brings_a_snapshot(entries: int) -> None:
-    size = value_bytes(entries)
-
-    assert 1 <= size <= VALUE_BYTES
-    assert entries * (KEY_BYTES + size) < 64 * 1024 * 1024

@@ -22,9 +22,8 @@ def key_of(number: int) -> bytes:
     return KEYS[number % len(KEYS)]
 
 
-def value_of(size: int = VALUE_BYTES) -> bytes:
-    """Return the value that every write of one load has."""
-    return b"v" * size
+VALUE = b"v" * VALUE_BYTES
+"""Of every write."""
 
 
 class Tally:

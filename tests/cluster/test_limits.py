@@ -32,7 +32,7 @@ SMALL: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize(("asked", "waiting"), [("leader", 200), ("follower", 40)])
+@pytest.mark.parametrize(("asked", "waiting"), [("leader", 100), ("follower", 20)])
 def test_s13_a_flood_of_large_commands_is_refused_at_once_or_waits(tmp_path: Path, asked: str, waiting: int) -> None:
     flood: dict[str, Any] = {"key": "k", "size": MIB - 100}
     with running_cluster(tmp_path, **SMALL) as cluster:

@@ -106,8 +106,8 @@ def test_g11_a_slow_follower_costs_the_others_little(tmp_path: Path) -> None:
             began = time.monotonic()
             until(lambda: slow.status()["applied"] >= reached, f"the follower level after {name}", 30)  # noqa: B023
             print(f"{name}: level after {time.monotonic() - began:.1f} s")  # noqa: T201
-            calm.append(written())
 
+        calm.append(written())
         growth = (leader.memory("VmHWM") - memory) / MIB
         print(f"calm {calm}, {figures}, the leader took {growth:.0f} MiB more, {dict(cluster.faults)}")  # noqa: T201
         # The goal is 70 %. Whatever waited for the follower would leave a few per cent; the rest is for a machine on

@@ -250,7 +250,7 @@ async def test_a_barrier_waits_for_the_store(memory: World) -> None:
     store = Gated()
     async with open_node(memory.config(bootstrap=True), store) as node, anyio.create_task_group() as tasks:
         tasks.start_soon(node.propose, b"1")
-        await until(lambda: node.status().last_index > 3)
+        await until(lambda: node.status().commit > 3)
         with pytest.raises(ReadError):
             await node.read_barrier(timeout=0.1)
 

@@ -473,6 +473,7 @@ def test_a_joiner_is_known_by_the_name_in_its_certificate() -> None:
     bench.commit((10, 2, EntryKind.NORMAL, *first), (11, 2, EntryKind.NORMAL, *second))
     assert _requests.read_admitted(reply(joining)).node_id == 3
     again = bench.replica.request(Join("orders", b"5" * 16, "h:5"), None, n3)
+    bench.commit((12, 2, EntryKind.NORMAL, *bench.engine.proposed[-1]))
     for refused in (late, again):
         assert reply(refused).status is Status.REFUSED
         assert "'n3', which is node 3 already" in _requests.read_text(reply(refused))

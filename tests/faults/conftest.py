@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from .disks import PowerDisk, SmallDisk, cannot_lose_power, cannot_mount
+from .namespaces import Namespaces, cannot_make_namespaces
 from .shim import Shims, compile_shim
 
 IN_CI = os.environ.get("CI", "").lower() not in {"", "0", "false"}
@@ -82,3 +83,13 @@ def power_disk(tmp_path: Path) -> Iterator[Callable[[], PowerDisk]]:
     yield mount
     for disk in disks:
         disk.unmount()
+
+
+@pytest.fixture
+def namespaces() -> Iterator[Namespaces]:
+    """Return a network of its own for each node of a cluster: `prepare=namespaces.put_before`."""
+    if why := cannot_make_namespaces():
+        leave_out(f"network namespaces: {why}")
+
+    with Namespaces() as made:
+        yield made

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import time
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.cluster.cluster import Cluster, Load, NodeProcess, running_cluster, until
 from tests.cluster.network import apart
 from tests.cluster.test_partitions import assert_says_no
 
-from .namespaces import Namespaces, cannot_make_namespaces
+from .namespaces import Namespaces
 
 ELECTION_TIMEOUT = 0.6
 WITHIN = 5.0
@@ -23,26 +18,6 @@ LEVEL = 10.0
 """Seconds from the end of a cut until every node has what the others have."""
 SLOW = 2.0
 """How much slower than the goals' a machine may be that does other things too."""
-
-
-@pytest.fixture
-def seed() -> int:
-    """Return a seed that is in the output of a test that fails."""
-    seed = secrets.randbits(32)
-    print(f"seed {seed}")  # noqa: T201
-    return seed
-
-
-@pytest.fixture
-def namespaces() -> Iterator[Namespaces]:
-    if why := cannot_make_namespaces():
-        if os.environ.get("CI", "").lower() not in {"", "0", "false"}:
-            pytest.fail(f"in CI nothing may be left out: {why}")
-
-        pytest.skip(f"left out: network namespaces: {why}")
-
-    with Namespaces() as made:
-        yield made
 
 
 def wait_until_level(cluster: Cluster, node: NodeProcess) -> float:

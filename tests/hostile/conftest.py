@@ -16,7 +16,8 @@ def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     with pytest.MonkeyPatch.context() as patch:
         for kind in ("consensus", "transport"):
             patch.setitem(cluster.PLUGINS, kind, request.config.getoption(f"--{kind}"))
-        limits = {"max_bytes_in_flight": 8 * 1024 * 1024, "max_command_bytes": 256 * 1024}
+        mib = 1024 * 1024
+        limits = {"max_bytes_in_flight": 8 * mib, "max_command_bytes": mib // 4, "max_snapshot_bytes": 4 * mib}
         with attacked_cluster(tmp_path_factory.mktemp("target"), limits=limits) as target:
             yield target
 

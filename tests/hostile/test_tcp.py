@@ -284,6 +284,15 @@ def test_s10_a_snapshot_that_is_not_wanted_or_not_whole_leaves_nothing(target: T
                     total = 170_000 if end == "wrong hash" else 5
                     attacker.send(_framing.encode_end(0, total, secrets.token_bytes(32)))
                     attacker.closed()
+        with Attacker(target) as attacker:  # it has no end
+            assert attacker.greet(newcomer(target), Purpose.SNAPSHOT) is None
+            attacker.send(encode(_framing.Kind.SNAPSHOT, 0, msgpack.packb((1, forged, far))))
+            for _ in range(24):
+                attacker.send(encode(_framing.Kind.CHUNK, 0, bytes(1 << 18)))
+            while (frame := attacker.frame()).kind == _framing.Kind.ALIVE:
+                pass
+            assert frame.kind == _framing.Kind.NOT_TAKEN
+            assert b"max_snapshot_bytes = 4194304" in bytes(frame.body)
         for header_ in (b"", b"\xc1", msgpack.packb((9, forged, far)), msgpack.packb((1, forged, b"no meta"))):
             with Attacker(target) as attacker:
                 assert attacker.greet(newcomer(target), Purpose.SNAPSHOT) is None

@@ -18,10 +18,9 @@ _WANTED = {
     "float_": "must be a number",
     "int_": "must be a whole number",
     "finite_number": "must be a finite number",
-    "string_type": 'must be a text, as in "text"',
-    "string_too_short": "must not be empty",
-    "path_": 'must be a path, as in "data/n1"',
-    "tuple_": 'must be a list, as in ["127.0.0.1:7001"]',
+    "string_type": "must be a text, in quotes",
+    "path_": "must be a path, in quotes",
+    "tuple_": "must be a list, in brackets",
     "model_": "must be a table of fields",
 }
 """What pydantic wants, by how its type of error begins, in the words of a config file."""
@@ -56,6 +55,9 @@ def _line(detail: ErrorDetails, model: type[BaseModel], origins: Origins, under:
 
 
 def _wanted(detail: ErrorDetails) -> str:
+    if detail["type"] == "string_too_short" and detail["ctx"]["min_length"] == 1:
+        return "must not be empty"
+
     for words, wanted in _WANTED.items():
         if detail["type"].startswith(words):
             return wanted

@@ -136,8 +136,7 @@ class Recovery:
             raise config.wrong(
                 "cluster",
                 f"data_dir {config.data_dir} holds node {identity.node_id} of cluster {identity.cluster!r}, not of "
-                f"{config.cluster!r}: "
-                f"correct the name, or use another data_dir",
+                f"{config.cluster!r}: correct the name, or use another data_dir",
             )
 
         if config.bootstrap or config.peers:

@@ -540,15 +540,15 @@ class Replica:
         return self._membership.addresses().get(node_id)
 
     def wrong_name(self) -> str | None:
-        """Return what is wrong with the name in our certificate, as far as the log is applied here, or None."""
-        member, owner = self.member, self._membership.by_name(self.name)
-        if member is not None and self.name and member.name not in ("", self.name):
-            return f"names {self.name!r}, and this folder's node {self._me} is a member under the name {member.name!r}"
+        """Return what is wrong with the name in our certificate, or None.
 
-        if owner is not None and owner.node_id != self._me:
-            return f"names {self.name!r}, which is node {owner.node_id}, and this folder holds node {self._me}"
+        Only what can never become right: a name that is another's as far as our log goes may be free by its end.
+        """
+        member = self.member
+        if member is None or not self.name or member.name in ("", self.name):
+            return None
 
-        return None
+        return f"names {self.name!r}, and this folder's node {self._me} is a member under the name {member.name!r}"
 
     def peers(self) -> dict[int, str]:
         """Return the other members' addresses."""
@@ -1242,10 +1242,7 @@ class Replica:
             ticket.outcome = self._admitted(member) if same else Reply.refused(f"this disk is {member.name!r}'s")
             return
 
-        if self._membership.by_name(name) is not None:
-            ticket.outcome = self._taken_name(name)
-            return
-
+        # Whether the name is free is for the log to say: its owner may have been removed by an entry not applied yet.
         entry = _envelope.allocate_entry(request.disk_id, request.address, request.wants_vote, name)
         try:
             self._engine.propose([entry])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 
 import anyio
 import msgpack
@@ -21,8 +22,9 @@ HEADER_FORMAT = 1
 class Snapshots:
     """The snapshot traffic of one node."""
 
-    def __init__(self, parts: Parts, logger: logging.Logger) -> None:
+    def __init__(self, parts: Parts, logger: logging.Logger, max_bytes: int) -> None:
         self._parts = parts
+        self._max_bytes = max_bytes
         self._logger = logger
         self._receiving: anyio.CancelScope | None = None
         self._sending: set[int] = set()
@@ -59,7 +61,7 @@ class Snapshots:
     async def receive(self, peer: int, header: bytes, chunks: AsyncIterator[bytes]) -> None:
         """Stage a peer's snapshot; raft sees it only once it is verified and durable (rule 13).
 
-        :raises ValueError: the header cannot be read, or the snapshot is of no use here.
+        :raises ValueError: the header cannot be read, or the snapshot is of no use here or too large.
         """
         message, meta = _read_header(header)
         if not self._parts.replica.needs_snapshot(meta):
@@ -73,7 +75,8 @@ class Snapshots:
         with anyio.CancelScope() as scope:
             self._receiving = scope
             try:
-                token = await self._parts.storage.stage_snapshot(meta, chunks)
+                async with aclosing(_bounded(chunks, self._max_bytes)) as bounded:
+                    token = await self._parts.storage.stage_snapshot(meta, bounded)
             finally:
                 if self._receiving is scope:
                     self._receiving = None
@@ -82,6 +85,20 @@ class Snapshots:
 
         if scope.cancelled_caught:
             raise ValueError(f"a newer stream took the place of this one, of snapshot {meta.index}")
+
+
+async def _bounded(chunks: AsyncIterator[bytes], max_bytes: int) -> AsyncGenerator[bytes, None]:
+    """Give the chunks, but no more than so many bytes of them: a stream that never ends must not fill the disk.
+
+    :raises ValueError: there are more.
+    """
+    total = 0
+    async for chunk in chunks:
+        total += len(chunk)
+        if total > max_bytes:
+            raise ValueError(f"a snapshot of more than limits.max_snapshot_bytes = {max_bytes}")
+
+        yield chunk
 
 
 def _read_header(header: bytes) -> tuple[bytes, SnapshotMeta]:

@@ -104,6 +104,10 @@ class Limits(_Table):
     max_pinned_bytes: int = Field(default=1024 * MIB, ge=1)
     """Log kept only because a snapshot from before it is being sent; above it the peer will need another one."""
 
+    max_snapshot_bytes: int = Field(default=16 * 1024 * MIB, ge=1)
+    """One snapshot taken from a peer; a larger one is not taken, so that nobody fills the disk. A Store's snapshot is
+    in memory as a whole when it is made, so an honest one is hardly ever larger."""
+
     @model_validator(mode="after")
     def _one_command_fits(self) -> Limits:
         if self.max_bytes_in_flight < self.max_command_bytes:

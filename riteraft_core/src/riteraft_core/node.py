@@ -381,7 +381,7 @@ class Node:
 
     async def _start(self, parts: Parts, stack: AsyncExitStack) -> None:
         self._parts = parts
-        self._snapshots = Snapshots(parts, self._logger)
+        self._snapshots = Snapshots(parts, self._logger, self._config.limits.max_snapshot_bytes)
         tasks = self._tasks = await stack.enter_async_context(anyio.create_task_group())
         tasks.start_soon(self._guarded, self._write_forever, parts)
         tasks.start_soon(self._guarded, self._work_on_store_forever, parts)

@@ -33,6 +33,7 @@ from .shared_secret import Secret
 from .types import Principal, PrincipalRole
 
 __all__ = [
+    "NOBODY",
     "RELOAD_PERIOD",
     "Mode",
     "Security",
@@ -47,6 +48,10 @@ __all__ = [
 RELOAD_PERIOD = 1.0
 """Seconds between two looks at the certificate files, made when a connection is; a new certificate is soon used, and
 a thousand connections a second look once."""
+
+
+_TURNS = 20
+"""Turns each side gets in a handshake with ourselves, which takes two or three."""
 
 
 class Mode(str, enum.Enum):
@@ -356,11 +361,13 @@ def _shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> Any:
     listening = server.wrap_bio(to_server, to_client, server_side=True)
     dialling = client.wrap_bio(to_client, to_server, server_side=False)
     waiting = [dialling, listening]
-    while waiting:
+    for _ in range(_TURNS):
         for side in tuple(waiting):
             try:
                 side.do_handshake()
                 waiting.remove(side)
             except ssl.SSLWantReadError:
                 continue
-    return listening.getpeercert()
+        if not waiting:
+            return listening.getpeercert()
+    raise ssl.SSLError("the handshake does not end")
