@@ -34,8 +34,13 @@ if sys.version_info < (3, 10):  # noqa: UP036 - reached by whoever made .venv wi
 
 HERE = Path(__file__).resolve().parent
 NATIVE = HERE / "riteraft_raftrs"
-PURE = (HERE / "riteraft_core", HERE / "riteraft_transport_tcp", HERE / "riteraft_storage_sqlite")
-EXTRAS = "certs,cli,sqlite,tcp"
+PURE = (
+    HERE / "riteraft_core",
+    HERE / "riteraft_transport_tcp",
+    HERE / "riteraft_transport_grpc",
+    HERE / "riteraft_storage_sqlite",
+)
+EXTRAS = "certs,cli,grpc,sqlite,tcp"
 RRAFT = HERE / "riteraft_consensus_rraft"
 RRAFT_PYTHONS = ("3.12", "3.11", "3.10")
 """The Pythons that rraft-py can be built for."""
@@ -51,6 +56,7 @@ THIS_PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 WEB = ["aiohttp>=3.11"]
 TEST = [
     *WEB,
+    "grpcio-tools>=1.76",
     "hypothesis>=6.120",
     "psutil>=6.1",
     "pytest>=8.3.4",
@@ -61,6 +67,7 @@ TEST = [
 LINT = ["ruff~=0.17.6"]
 # mypy checks as for Python 3.10, so the backports that are installed only there must be here too.
 TYPES = ["exceptiongroup>=1.2", "msgpack-types>=0.5", "mypy>=2.4", "nox>=2025.5.1", "tomli>=2.0", "types-psutil>=6.1"]
+TYPES += ["types-grpcio>=1.76", "types-protobuf>=6.31"]
 BUILD = ["build>=1.2.2", "hatchling>=1.27", "twine>=6.1"]
 BENCHMARK = ["matplotlib>=3.9", "pysyncobj==0.3.17", "trio>=0.27", "uvloop>=0.21"]
 AUDIT = ["pip-audit>=2.8"]

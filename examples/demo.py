@@ -488,6 +488,7 @@ async def run(folder: Path, options: argparse.Namespace, console: Console) -> st
     # Variables of riteraft in this shell are not meant for these nodes.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RITERAFT_")}
     environment["RITERAFT_CONSENSUS"] = options.consensus
+    environment["RITERAFT_TRANSPORT"] = options.transport
     ended_by: Exception | None = None
     verdict = ""
 
@@ -537,6 +538,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Three nodes, two crashes, nothing lost.")
     parser.add_argument("--patience", type=float, default=60.0, metavar="SECONDS", help="how long a step may take")
     parser.add_argument("--consensus", default="raft-rs", metavar="ENGINE", help="the nodes' consensus engine")
+    parser.add_argument("--transport", default="tcp", metavar="NAME", help="what the nodes speak to one another by")
     options = parser.parse_args()
     console = Console(markup=False)  # brackets in an error are brackets
     folder = Path(tempfile.mkdtemp(prefix="riteraft-demo-"))

@@ -21,6 +21,7 @@ class RiteraftSettings:
     loop: str
     storage: str = "sqlite"
     consensus: str = "raft-rs"
+    transport: str = "tcp"
     snapshots: bool = True
     size: int = 3
 
@@ -83,6 +84,7 @@ def riteraft_cluster(folder: Path | None, settings: RiteraftSettings) -> Iterato
                 "data_dir": str(scratch / f"n{number}"),
                 "storage": settings.storage,
                 "consensus": settings.consensus,
+                "transport": settings.transport,
                 "bootstrap": not peers,
                 "peers": peers,
             }

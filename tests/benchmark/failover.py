@@ -77,7 +77,7 @@ def run(options: Options, console: Console) -> dict[str, Any]:
     in_flight = options.in_flight(IN_FLIGHT)
     seed = random.SystemRandom().randrange(2**32)
     choice = random.Random(seed)
-    settings = RiteraftSettings(options.loop, options.storage, options.consensus)
+    settings = RiteraftSettings(options.loop, options.storage, options.consensus, options.transport)
     kills = []
     with (
         riteraft_cluster(options.data_dir, settings) as cluster,

@@ -72,7 +72,7 @@ def ratios(ours: Row, theirs: Row) -> Row:
 @contextmanager
 def _systems(options: Options, console: Console) -> Iterator[list[tuple[str, OpenCluster]]]:
     """Give what is to be compared. Most run all the time: while they get no writes they cost next to nothing."""
-    settings = RiteraftSettings(options.loop, options.storage, options.consensus)
+    settings = RiteraftSettings(options.loop, options.storage, options.consensus, options.transport)
     with ExitStack() as stack:
 
         def standing(cluster: AbstractContextManager[Cluster]) -> OpenCluster:
@@ -146,8 +146,8 @@ class _View:
 
     def __init__(self, options: Options) -> None:
         self._titles = {
-            "riteraft": f"riteraft: three nodes, {options.consensus}, {options.storage}, {options.loop}, "
-            f"proposed at the {options.at}",
+            "riteraft": f"riteraft: three nodes, {options.consensus}, {options.transport}, {options.storage}, "
+            f"{options.loop}, proposed at the {options.at}",
             "pysyncobj": "PySyncObj, in memory, each write by itself",
             "pysyncobj_batched": f"PySyncObj, in memory, batches every {1000 * options.batch_seconds:g} ms",
         }

@@ -20,7 +20,7 @@ def run(options: Options, console: Console) -> dict[str, Any]:
     """Write `amount` times; compare the memory at the end with that after a tenth."""
     total, tenth = options.amount, max(1, options.amount // 10)
     in_flight = options.in_flight(IN_FLIGHT)
-    settings = RiteraftSettings(options.loop, options.storage, options.consensus)
+    settings = RiteraftSettings(options.loop, options.storage, options.consensus, options.transport)
     with riteraft_cluster(options.data_dir, settings) as cluster:
         samples: list[dict[str, Any]] = []
         with progress(console, "writing", total) as advance:

@@ -30,6 +30,7 @@ class Options:
     loop: str
     storage: str
     consensus: str
+    transport: str
     pysyncobj: bool
     batch_seconds: float
     """How often a batching PySyncObj sends; 0: none is measured."""
@@ -66,6 +67,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--loop", default=loops[0], choices=loops)
     parser.add_argument("--storage", default="sqlite", choices=["sqlite", "memory"])
     parser.add_argument("--consensus", default="raft-rs", metavar="ENGINE", help="default raft-rs")
+    parser.add_argument("--transport", default="tcp", choices=["tcp", "grpc"])
     parser.add_argument("--no-pysyncobj", action="store_true", help="measure riteraft alone")
     parser.add_argument(
         "--pysyncobj-batch",
@@ -128,6 +130,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         loop=given.loop,
         storage=given.storage,
         consensus=given.consensus,
+        transport=given.transport,
         pysyncobj=not given.no_pysyncobj,
         batch_seconds=given.pysyncobj_batch,
         json=given.json,

@@ -27,7 +27,7 @@ def run(options: Options, console: Console) -> dict[str, Any]:
     with ExitStack() as stack:
 
         def run_cluster(loop: str, storage: str) -> Cluster:
-            settings = RiteraftSettings(loop, storage, options.consensus)
+            settings = RiteraftSettings(loop, storage, options.consensus, options.transport)
             return stack.enter_context(riteraft_cluster(options.data_dir, settings))
 
         chosen = run_cluster(options.loop, "sqlite")

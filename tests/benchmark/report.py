@@ -54,7 +54,10 @@ def _processor() -> str:
 def save(options: Options, found: dict[str, Any], began: float, before: dict[str, Any]) -> Path:
     """Write the figures and return where; `before` is the machine as it was when the run began."""
     file = options.json or place(options, ".json", began)
-    setting = {name: getattr(options, name) for name in ("at", "loop", "storage", "consensus", "seconds", "amount")}
+    setting = {
+        name: getattr(options, name)
+        for name in ("at", "loop", "storage", "consensus", "transport", "seconds", "amount")
+    }
     whole = {
         "mode": options.mode,
         "began": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(began)),

@@ -28,7 +28,9 @@ def run(options: Options, console: Console) -> dict[str, Any]:
     It is alone in its cluster: so it is the start that is measured, and not what it missed meanwhile.
     """
     entries = options.amount
-    settings = RiteraftSettings(options.loop, options.storage, options.consensus, snapshots=False, size=1)
+    settings = RiteraftSettings(
+        options.loop, options.storage, options.consensus, options.transport, snapshots=False, size=1
+    )
     starts = []
     with riteraft_cluster(options.data_dir, settings) as cluster:
         (node,) = cluster.nodes

@@ -25,7 +25,7 @@ def run(options: Options, console: Console) -> dict[str, Any]:
     """Write for `amount` seconds; look each second."""
     in_flight = options.in_flight(IN_FLIGHT)
     settled = min(SETTLED_SECONDS, options.amount / 10)
-    settings = RiteraftSettings(options.loop, options.storage, options.consensus)
+    settings = RiteraftSettings(options.loop, options.storage, options.consensus, options.transport)
     answers: list[dict[str, Any]] = []
     samples: list[dict[str, Any]] = []
     with (

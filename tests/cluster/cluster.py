@@ -29,7 +29,7 @@ PATIENCE = 60.0
 ELECTION_TIMEOUT = 0.4
 """Small, so that the tests are fast; large beside a fsync and a turn of a busy machine."""
 PLUGINS = {"transport": "tcp", "storage": "sqlite", "consensus": "raft-rs"}
-"""What every node here runs on; `pytest --consensus ENGINE` puts another engine in."""
+"""What every node here runs on; `pytest --consensus ENGINE` and `--transport NAME` put others in."""
 
 _NODE = Path(__file__).with_name("node_process.py")
 _PAUSE = threading.Event()

@@ -8,8 +8,9 @@ from . import cluster
 
 
 @pytest.fixture(autouse=True)
-def _engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def _plugins(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(cluster.PLUGINS, "consensus", request.config.getoption("--consensus"))
+    monkeypatch.setitem(cluster.PLUGINS, "transport", request.config.getoption("--transport"))
 
 
 @pytest.fixture

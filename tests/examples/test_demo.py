@@ -44,8 +44,9 @@ def listens(address: tuple[str, int]) -> bool:
     return True
 
 
-def test_it_ends_with_0_and_a_verdict_and_leaves_nothing(tmp_path: Path, scratch: Path) -> None:
-    with run_demo(tmp_path, scratch) as program:
+@pytest.mark.parametrize("transport", ["tcp", "grpc"])
+def test_it_ends_with_0_and_a_verdict_and_leaves_nothing(tmp_path: Path, scratch: Path, transport: str) -> None:
+    with run_demo(tmp_path, scratch, "--transport", transport) as program:
         assert program.ends(within=150) == 0, program.output
 
     verdict = program.output.splitlines()[-1]

@@ -9,7 +9,8 @@ from riteraft_core.memory import MemoryNetwork
 
 from riteraft_core import Config, Node, PluginError, open_node
 
-NOT_HERE = ["riteraft_transport_tcp", "riteraft_storage_sqlite", "typer", "pytest", "aiohttp"]
+NOT_HERE = ["riteraft_transport_tcp", "riteraft_transport_grpc", "riteraft_storage_sqlite", "typer", "pytest"]
+NOT_HERE += ["aiohttp", "grpc"]
 FOUNDER = "n1:7001"
 
 

@@ -26,13 +26,13 @@ class Counter:
         self.total = int(snapshot)
 
 
-async def add_three(data_dir: Path) -> bytes:
+async def add_three(data_dir: Path, transport: str) -> bytes:
     config = Config(
         cluster="packaging",
         address="127.0.0.1:0",
         data_dir=data_dir,
         bootstrap=True,
-        transport="tcp",
+        transport=transport,
         storage="sqlite",
         consensus="raft-rs",
     )
@@ -47,11 +47,13 @@ async def add_three(data_dir: Path) -> bytes:
 
 async def main() -> None:
     with tempfile.TemporaryDirectory(prefix="riteraft-packaging-") as folder:
-        data_dir = Path(folder) / "node"
-        assert await add_three(data_dir) == b"3"
-        assert await add_three(data_dir) == b"6"  # restarted: the first three came from the disk
+        for transport in ("tcp", "grpc"):
+            data_dir = Path(folder) / transport
+            assert await add_three(data_dir, transport) == b"3"
+            assert await add_three(data_dir, transport) == b"6"  # restarted: the first three came from the disk
 
-    print(f"a node on tcp and sqlite, from {Path(riteraft_core.__file__).parent}: opened, written, restarted, read")  # noqa: T201
+    where = Path(riteraft_core.__file__).parent
+    print(f"a node on tcp and one on grpc, from {where}: opened, written, restarted, read")  # noqa: T201
 
 
 anyio.run(main)

@@ -1,0 +1,67 @@
+"""The options of the `grpc` transport: every limit by name, with its default and the reason for it."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_KIB = 1024
+_MIB = 1024 * _KIB
+
+
+class GrpcOptions(BaseModel):
+    """What stands in `[transport]` beside `name = "grpc"`. Sizes are bytes, times are seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_frame: int = Field(default=16 * _MIB, ge=4 * _KIB, le=1024 * _MIB)
+    """The longest message of gRPC, in and out. An append carries 256 KiB or one command of at most 1 MiB by default."""
+    max_stranger_frame: int = Field(default=2 * _MIB, ge=4 * _KIB)
+    """The same for a sender without an identity, as long as nobody has to prove anything: it asks to join, which is
+    small, or brings a client's command, of at most 1 MiB by default."""
+    snapshot_chunk: int = Field(default=256 * _KIB, ge=1)
+    """A snapshot is sent in pieces of this size at most: small beside the memory of a node, big beside a header."""
+
+    outbox_messages: int = Field(default=16_384, ge=1)
+    """Messages that wait for one peer; past it they are dropped, and raft is told."""
+    outbox_bytes: int = Field(default=32 * _MIB, ge=4 * _KIB)
+    """The same in bytes: twice what raft has under way to a peer (64 appends of 256 KiB)."""
+    batch_bytes: int = Field(default=1 * _MIB, ge=1)
+    """About what one write takes from an outbox: enough to spread its cost, little to lose with a connection."""
+
+    max_requests: int = Field(default=1024, ge=1)
+    """Requests under way to one address, where the next one waits, and from one node or one connection of a sender
+    without an identity, where it is refused."""
+    max_request_bytes: int = Field(default=32 * _MIB, ge=4 * _KIB)
+    """Bytes of the requests of such a sender that are being read or answered; past it, no more are read."""
+    max_calls: int = Field(default=8192, ge=16)
+    """Calls of any kind that are served at once: eight nodes with all their requests. Past it new ones are refused."""
+
+    max_unauthenticated: int = Field(default=64, ge=1)
+    """Calls at once whose sender has yet to prove the shared secret, and connections with calls of senders without an
+    identity: past it the oldest one's calls are ended. Also health watches and reflection streams: past it new ones are
+    refused."""
+    max_connections: int = Field(default=1024, ge=8)
+    """Connections in all: a bound for file descriptors. Past it new ones are closed."""
+
+    connect_timeout: float = Field(default=3.0, gt=0)
+    """To reach a peer and agree on HTTP/2; one on the same continent answers in a tenth of it."""
+    handshake_timeout: float = Field(default=5.0, gt=0)
+    """From connection to its HTTP/2 settings, and from a hello to its answer, on either side."""
+    frame_timeout: float = Field(default=10.0, gt=0)
+    """For each write of messages, and to read a request. An answer waits to be read as long as its call lives."""
+    idle_timeout: float = Field(default=60.0, gt=0)
+    """For a stream on which nothing comes, and a connection without a call; the dialling side closes at half of it.
+    Also for each step of a snapshot, which waits for two disks."""
+    keepalive_interval: float = Field(default=10.0, ge=1)
+    """Between HTTP/2 pings on a connection with a call, by both sides: the one way to notice a peer whose process
+    stands still with its sockets open."""
+    unacknowledged_timeout: float = Field(default=5.0, gt=0)
+    """For the answer to such a ping, and (Linux) for the kernel to give a connection up whose bytes stay
+    unacknowledged: after a healed partition a new connection is there sooner than the old one would try again."""
+
+    reconnect_min: float = Field(default=0.05, gt=0)
+    reconnect_max: float = Field(default=0.5, gt=0)
+    """Between attempts to reach a peer the wait doubles from one to the other (less a random half): a restarted peer
+    is to be found well within an election timeout, and a dead one costs two attempts a second."""
+    refused_wait: float = Field(default=2.0, gt=0)
+    """The wait after a refusal, which seldom cures itself."""

@@ -1,0 +1,296 @@
+"""The `grpc` transport: a server, an outbox a peer, a request line an address, all in one task group."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import grpc
+from anyio.abc import TaskGroup
+from riteraft_core._address import Address
+from riteraft_core.errors import ConfigError, PeerUnreachable
+from riteraft_core.protocols import Transport, TransportContext
+from riteraft_core.security import Security, Tls, TlsMaterial, check_exposure
+from riteraft_core.types import Hello, Identity
+
+from . import _wire as wire
+from ._client import CallLostError, DeniedError, Dialler, RequestLine, SnapshotSender
+from ._options import GrpcOptions
+from ._outbox import Outbox
+from ._probes import Probes
+from ._server import Server
+from ._settings import server_arguments
+
+_CURES = {
+    errno.EADDRINUSE: "another program listens there: stop it, or choose another port (0 takes a free one)",
+    errno.EADDRNOTAVAIL: "this machine has no such address: choose one of its own, or 0.0.0.0 for all of them",
+    errno.EACCES: "this user may not use that port: choose one from 1024 up",
+}
+
+_LAST_CALLS = 1.0
+"""How long the calls that were just ended may take to say so before gRPC breaks their connections off."""
+
+
+class GrpcTransport:
+    """Carries bytes between nodes over gRPC; made by `open_grpc`."""
+
+    def __init__(self, options: GrpcOptions, context: TransportContext, tasks: TaskGroup) -> None:
+        """Take the task group that everything of ours runs in."""
+        self._options = options
+        self._handler = context.handler
+        self._logger = context.logger
+        self._identity = context.identity
+        self._address = ""
+        self._tasks = tasks
+        self._dialler = Dialler(options, context.security)
+        self._server = Server(
+            options, context.handler, context.security, context.logger, tasks, self._node_id, self._knocked
+        )
+        self._probes = Probes(options.max_unauthenticated, self._crowded)
+        self._outboxes: dict[int, Outbox] = {}
+        self._lines: dict[str, RequestLine] = {}
+        self._closed = False
+        # Peers to tell the handler about: from a task of its own, since `send` must not call back.
+        self._unreachable: dict[int, None] = {}
+        self._unknown: set[int] = set()
+        self._tell = anyio.Event()
+
+    @property
+    def address(self) -> str:
+        """The bound `host:port`, with the real port where the config said 0; empty if it does not listen."""
+        return self._address
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """How often a call was refused or ended, by reason."""
+        return dict(self._server.complaints.counters)
+
+    def identify(self, identity: Identity) -> None:
+        """Introduce ourselves as `identity` in every call from now on."""
+        self._identity = identity
+        self._tasks.start_soon(self._probes.tell, True)
+
+    def set_peers(self, peers: Mapping[int, str]) -> None:
+        """Replace the map node id → address."""
+        for peer, outbox in tuple(self._outboxes.items()):
+            if peers.get(peer) != outbox.address:
+                outbox.scope.cancel()
+                del self._outboxes[peer]
+                if peer in peers:
+                    self._dropped(peer)  # what waited for it at its old address
+                else:
+                    self._server.show_out(peer)
+        self._unknown.difference_update(peers)
+        for peer, address in peers.items():
+            if peer not in self._outboxes:
+                outbox = self._outboxes[peer] = Outbox(
+                    peer,
+                    address,
+                    self._options,
+                    self._dialler,
+                    self._logger,
+                    hello=lambda peer=peer: self._hello(peer),  # type: ignore[misc]
+                    dropped=self._dropped,
+                    refused=self._handler.refused,
+                )
+                self._tasks.start_soon(outbox.run)
+
+    def send(self, peer: int, messages: Sequence[bytes]) -> None:
+        """Queue messages for `peer`, or drop them; at once."""
+        outbox = self._outboxes.get(peer)
+        if outbox is not None and self._identity is not None:
+            outbox.put(messages)
+        elif peer not in self._unknown:
+            self._unknown.add(peer)
+            self._dropped(peer)
+
+    async def request(self, address: str, payload: bytes) -> bytes:
+        """Send one request on the connection kept for `address` and return its answer."""
+        material = await self._dialler.material()
+        if self._closed:
+            raise PeerUnreachable(address, "the transport is closed")
+        try:
+            line = self._lines.get(address)
+            if line is None or line.material is not material:
+                # One of other certificates is closed by the last who waits for it, or below.
+                old, line = line, RequestLine(address, self._options, self._dialler, material)
+                self._lines[address] = line
+                if old is not None and old.idle:
+                    await old.aclose()
+            try:
+                return await line.request(self._hello(0), payload)
+            finally:
+                if line.broken and self._lines.get(address) is line:
+                    del self._lines[address]
+                if line.idle and self._lines.get(address) is not line:
+                    await line.aclose()
+        except DeniedError as exc:
+            for peer, outbox in self._outboxes.items():
+                if outbox.address == address:
+                    self._handler.refused(peer, exc.refusal)
+            raise PeerUnreachable(address, str(exc)) from exc
+        except CallLostError as exc:
+            raise PeerUnreachable(address, str(exc)) from exc
+
+    async def send_snapshot(self, peer: int, header: bytes, chunks: AsyncIterable[bytes]) -> None:
+        """Stream a snapshot on a connection of its own; return once the peer took it whole."""
+        outbox = self._outboxes.get(peer)
+        if outbox is None or self._identity is None or self._closed:
+            raise PeerUnreachable(peer, "its address is not known here, or this node has no identity yet")
+        try:
+            sender = SnapshotSender(peer, self._hello(peer), self._options, self._dialler)
+            await sender.send(outbox.address, header, chunks)
+        except DeniedError as exc:
+            self._handler.refused(peer, exc.refusal)
+            raise PeerUnreachable(peer, str(exc)) from exc
+
+    def run(self) -> None:
+        """Start the tasks that live as long as the transport."""
+        self._tasks.start_soon(self._tell_unreachable)
+        self._tasks.start_soon(self._close_idle_lines)
+
+    async def listen(self, address: Address, hosts: Sequence[str], security: Security) -> grpc.aio.Server:
+        """Start the server on these addresses of the host.
+
+        :raises ConfigError: gRPC cannot listen there.
+        """
+        await self._probes.tell(self._identity is not None)
+        server = grpc.aio.server(
+            handlers=(self._server.handlers(), *self._probes.handlers()),
+            options=server_arguments(self._options),
+            maximum_concurrent_rpcs=self._options.max_calls,
+        )
+        credentials = None if security.tls is None else _credentials(security.tls, await security.tls.current())
+        port = address.port
+        try:
+            for host in hosts:
+                text = str(Address(host, port))
+                port = (
+                    server.add_insecure_port(text) if credentials is None else server.add_secure_port(text, credentials)
+                )
+        except RuntimeError as exc:
+            raise ConfigError(f"address: cannot listen on {address}: {exc}; choose another address") from exc
+        await server.start()
+        self._address = str(Address(address.host, port))
+        return server
+
+    async def close(self) -> None:
+        """End what runs in the tasks of callers and of gRPC; the rest ends with the task group."""
+        self._closed = True
+        self._dialler.end_all("the transport was closed")
+        self._server.end_all("this node is stopping")
+        self._probes.end_all("this node is stopping")
+        lines, self._lines = self._lines, {}
+        for line in lines.values():
+            if line.idle:  # else by the last one who waits for it
+                await line.aclose()
+
+    def _node_id(self) -> int:
+        return 0 if self._identity is None else self._identity.node_id
+
+    def _hello(self, to: int) -> Hello:
+        return wire.hello_of(self._identity, to)
+
+    def _knocked(self, peer: int) -> None:
+        outbox = self._outboxes.get(peer)
+        if outbox is not None:
+            outbox.knocked()
+
+    def _crowded(self) -> None:
+        self._server.complaints.add("probes", "too many health watches and reflection streams: refused one more")
+
+    def _dropped(self, peer: int) -> None:
+        self._unreachable[peer] = None
+        self._tell.set()
+
+    async def _tell_unreachable(self) -> None:
+        while True:
+            await self._tell.wait()
+            self._tell = anyio.Event()
+            peers, self._unreachable = self._unreachable, {}
+            for peer in peers:
+                self._handler.unreachable(peer)
+
+    async def _close_idle_lines(self) -> None:
+        while True:
+            await anyio.sleep(self._options.idle_timeout / 4)
+            now = anyio.current_time()
+            for address, line in tuple(self._lines.items()):
+                if line.idle and now - line.used_at >= self._options.idle_timeout / 2:
+                    del self._lines[address]
+                    await line.aclose()
+
+
+@asynccontextmanager
+async def open_grpc(options: GrpcOptions, context: TransportContext) -> AsyncIterator[Transport]:
+    """Listen on `context.address`, if there is one, and serve until the block is left.
+
+    :raises ConfigError: the address cannot be listened on, or may not be without authentication.
+    """
+    where = None if context.address is None else await _prepare(context.address, context)
+    failure: Exception | None = None
+    async with anyio.create_task_group() as tasks:
+        transport = GrpcTransport(options, context, tasks)
+        transport.run()
+        server: grpc.aio.Server | None = None
+        try:
+            if where is not None:
+                server = await transport.listen(*where, context.security)
+            yield transport
+        except Exception as exc:  # the block's own: it leaves as it came, not in a group
+            failure = exc
+        finally:
+            with anyio.CancelScope(shield=True):
+                await transport.close()
+                if server is not None:
+                    await server.stop(_LAST_CALLS)
+            tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+async def _prepare(text: str, context: TransportContext) -> tuple[Address, list[str]]:
+    """Return the address to listen on, and the IP addresses that its host stands for.
+
+    Each is bound for a moment: gRPC would not say what is wrong with one.
+
+    :raises ConfigError: it cannot be listened on, or may not be without authentication.
+    """
+    try:
+        wanted = Address.parse(text)
+    except ValueError as exc:
+        raise ConfigError(f"address: {exc}") from exc
+    await check_exposure(wanted, context.security, context.logger)
+    found = await anyio.getaddrinfo(wanted.host, wanted.port, type=socket.SOCK_STREAM)
+    hosts = {str(entry[4][0]): entry[0] for entry in found}
+    for host, family in hosts.items():
+        try:
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((host, wanted.port))
+        except OSError as exc:
+            cure = _CURES.get(exc.errno or 0, "choose another address")
+            raise ConfigError(f"address: cannot listen on {wanted}: {exc.strerror or exc}; {cure}") from exc
+    return wanted, sorted(hosts)
+
+
+def _credentials(tls: Tls, material: TlsMaterial) -> grpc.ServerCredentials:
+    """Return what the server proves itself with, and asks of others; it looks for new files at each handshake."""
+    in_use = [material]
+
+    def changed() -> Any:  # None: nothing has; called in threads of gRPC
+        newest = tls.refresh()
+        if newest is in_use[0]:
+            return None
+        in_use[0] = newest
+        return _configuration(newest)
+
+    return grpc.dynamic_ssl_server_credentials(_configuration(material), changed, require_client_authentication=True)
+
+
+def _configuration(material: TlsMaterial) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(material.key, material.certificate)], material.ca)

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import pytest
+from riteraft_core.security import Mode
+from riteraft_core.testing.securities import Securities
+from riteraft_core.testing.transport_suite import OpenTransport, TransportSuite
+
+from riteraft_transport_grpc import GrpcOptions, open_grpc
+
+
+@pytest.fixture(scope="session")
+def securities(tmp_path_factory: pytest.TempPathFactory) -> Securities:
+    folder: Path = tmp_path_factory.mktemp("ca")
+    return Securities(folder)
+
+
+class OnGrpc(TransportSuite):
+    mode = Mode.NONE
+
+    @pytest.fixture
+    def anyio_backend(self, request: pytest.FixtureRequest) -> object:
+        return "asyncio"
+
+    @pytest.fixture
+    def open_transport(self, securities: Securities) -> OpenTransport:
+        return securities.secured(functools.partial(open_grpc, GrpcOptions()), self.mode)
+
+
+class TestGrpc(OnGrpc):
+    @pytest.fixture(params=["asyncio", "uvloop"])
+    def anyio_backend(self, request: pytest.FixtureRequest) -> object:
+        if request.param == "uvloop":
+            pytest.importorskip("uvloop")
+            return ("asyncio", {"use_uvloop": True})
+        return request.param
+
+
+class TestGrpcOnIpv6(OnGrpc):
+    listen = "[::1]:0"
+
+
+class TestGrpcOnAHostName(OnGrpc):
+    listen = "localhost:0"
+
+
+class TestGrpcWithASecret(OnGrpc):
+    mode = Mode.SECRET
+
+
+class TestGrpcWithTls(OnGrpc):
+    mode = Mode.TLS
+
+
+class TestGrpcWithTlsOnIpv6(OnGrpc):
+    listen = "[::1]:0"
+    mode = Mode.TLS
+
+
+class TestGrpcWithTlsOnAHostName(OnGrpc):
+    listen = "localhost:0"
+    mode = Mode.TLS
