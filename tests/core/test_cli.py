@@ -310,7 +310,7 @@ def test_check_looks_at_the_certificates(folder: Path) -> None:
     riteraft(folder, "certs", "ca", "--cluster", "orders")
     riteraft(folder, "certs", "node", "n1", "--host", "127.0.0.1")
     table = '[security]\nca = "certs/ca.pem"\ncertificate = "certs/node-n1.pem"\nkey = "certs/node-n1.key"\n'
-    write(folder, 'storage = "memory"\ntransport = "tcp"\nstore = "orders:OrderStore"\n' + table)
+    write(folder, 'storage = "memory"\ntransport = "tcp"\nbootstrap = true\nstore = "orders:OrderStore"\n' + table)
     right = riteraft(folder, "check", "n1.toml")
     assert right.returncode == 0, right.stderr
     (folder / "certs" / "node-n1.key").chmod(0o644)

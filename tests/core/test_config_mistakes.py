@@ -73,9 +73,9 @@ MISTAKES: dict[str, tuple[str, dict[str, str | None], dict[str, str], list[str]]
     ),
     "a plugin that is not installed": (
         "check",
-        {"transport": '"grpc"'},
+        {"transport": '"pigeon"'},
         {},
-        ['n1.toml: transport: no transport "grpc"', 'pip install "riteraft-core[grpc]"'],
+        ['n1.toml: transport: no transport "pigeon"; installed: ', "memory, tcp"],
     ),
     "an option out of bounds": (
         "run",

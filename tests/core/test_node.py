@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -25,6 +26,7 @@ from riteraft_core import (
     OutcomeUnknown,
     ReadError,
     Removed,
+    RiteraftError,
     Role,
     StorageError,
     StoreError,
@@ -334,6 +336,26 @@ async def test_a_store_that_fails_ends_its_node_as_one_exception(
 
 
 # --- how a node ends -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_cancellation_that_nobody_asked_for_ends_a_node_with_a_reason(memory: World) -> None:
+    # Some libraries for asyncio raise it when a time limit of theirs is up; a task group takes it for a quiet end.
+    class Careless(Counter):
+        async def apply(self, command: bytes) -> bytes:  # type: ignore[override]
+            raise asyncio.CancelledError
+
+    async def live() -> None:
+        async with open_node(memory.config(bootstrap=True), Careless()) as node, anyio.create_task_group() as tasks:
+            with anyio.CancelScope(shield=True):
+                with pytest.raises(OutcomeUnknown):
+                    await node.propose(b"1")
+
+            tasks.start_soon(anyio.sleep_forever)
+
+    with pytest.raises(RiteraftError, match="work_on_store_forever was cancelled from within"):
+        with anyio.fail_after(PATIENCE):
+            await live()
 
 
 async def test_a_stopped_node_says_so(world: World) -> None:

@@ -398,6 +398,17 @@ class Node:
             await task(*args)
         except Exception as exc:
             self._fail(exc)
+        except anyio.get_cancelled_exc_class():
+            if not anyio.get_current_task().has_pending_cancellation():
+                # Nobody cancelled us: asyncio's own exception got out of a library, and the group would end in peace.
+                self._fail(
+                    RiteraftError(
+                        f"{task.__name__.strip('_')} was cancelled from within: a plugin or the Store let an asyncio "
+                        f"CancelledError of its own out; it must catch that"
+                    )
+                )
+
+            raise
 
     def _fail(self, exc: Exception) -> None:
         """End the node for this reason; the first one counts."""
