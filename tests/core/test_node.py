@@ -384,7 +384,7 @@ async def test_whoever_waits_is_answered_when_the_node_stops(memory: World) -> N
         config = memory.config(bootstrap=True, limits={"max_proposals_in_flight": 1})
         async with open_node(config, store) as node:
             outside.start_soon(note, node.propose(b"1"))
-            await until(lambda: node.status().last_index > 3)
+            await until(lambda: node.status().commit > 3)
             outside.start_soon(note, node.propose(b"1"))
             outside.start_soon(note, node.read_barrier())
             outside.start_soon(note, node.wait_stopped(signals=False))

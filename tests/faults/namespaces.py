@@ -68,7 +68,7 @@ class Namespaces:
 
         node.wrapper = ["ip", "netns", "exec", name]
         node.address = f"{address}:{free_port()}"
-        node.settings["transport"] = {"name": "tcp", "insecure": True}
+        node.settings["security"] = {"insecure": True}
 
     @contextmanager
     def cut(self, *ways: tuple[NodeProcess, NodeProcess]) -> Iterator[None]:

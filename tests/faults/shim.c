@@ -26,7 +26,7 @@ struct rule {
     int64_t fail_to;     /* the last one */
     int64_t error;       /* its errno */
     int64_t failed;      /* how many did */
-    int64_t kill_at;     /* the call in which the process kills itself, a write half done; 0: none */
+    int64_t kill_at;     /* the call in which the process kills itself, a long write half done; 0: none */
     char part[64];       /* of the file's path; empty: no file */
 };
 
@@ -74,6 +74,9 @@ static enum verdict judge(enum kind kind, int file) {
     return FAIL;
 }
 
+/* How much of a write is done when the process dies in it: a disk writes a sector whole or not at all. */
+static size_t torn(size_t size) { return size > 512 ? size / 2 : 0; }
+
 static void die(void) {
     kill(getpid(), SIGKILL);
     for (;;) pause();
@@ -96,7 +99,7 @@ SYNCS(fdatasync)
     ssize_t name(int file, const void *data, size_t size, offset_type offset) {          \
         REAL(ssize_t, #name, int, const void *, size_t, offset_type);                    \
         switch (judge(WRITE, file)) {                                                    \
-            case DIE: (void)!real(file, data, size / 2, offset); die(); return -1;       \
+            case DIE: (void)!real(file, data, torn(size), offset); die(); return -1;       \
             case FAIL: return -1;                                                        \
             default: return real(file, data, size, offset);                              \
         }                                                                                \
@@ -108,7 +111,7 @@ WRITES(pwrite64, off64_t)
 ssize_t write(int file, const void *data, size_t size) {
     REAL(ssize_t, "write", int, const void *, size_t);
     switch (judge(WRITE, file)) {
-        case DIE: (void)!real(file, data, size / 2); die(); return -1;
+        case DIE: (void)!real(file, data, torn(size)); die(); return -1;
         case FAIL: return -1;
         default: return real(file, data, size);
     }

@@ -101,7 +101,7 @@ def test_a_folder_on_a_disk_that_is_read_only(fresh: NodeProcess, small_disk: Ca
 
 def test_a_file_in_the_place_of_the_folder(fresh: NodeProcess) -> None:
     fresh.folder.write_text("a note")
-    assert_refused(fresh, "is not a folder")
+    assert_refused(fresh, "is a file, and a node needs a folder")
     assert fresh.folder.read_text() == "a note"
 
 

@@ -21,6 +21,7 @@ from riteraft_core.types import HardState, Identity, LogBatch, LogRow
 from riteraft_core import _envelope
 from riteraft_storage_sqlite import SqliteOptions, open_sqlite
 from tests.cluster.cluster import Cluster
+from tests.cluster.node_process import Lists
 
 ENTRIES = int(os.environ.get("START_ENTRIES", "100000"))
 SECONDS = 3.0 if ENTRIES <= 100_000 else 15 * ENTRIES / 1_000_000
@@ -60,7 +61,7 @@ async def fill(folder: Path, address: str) -> None:
     context = StorageContext(folder, 0, logging.getLogger("riteraft"))
     async with open_sqlite(SqliteOptions(), context) as storage:
         await storage.create(identity)
-        empty = json.dumps({"lists": {}, "ballast": {}}).encode()
+        empty = Lists(()).snapshot()
         token = await storage.stage_snapshot(found(identity, address), in_chunks(empty))
         await storage.save(LogBatch(token, FOUNDING))
         batch: list[LogRow] = []
@@ -82,7 +83,7 @@ def peak_megabytes(pid: int) -> float:
 
 
 def test_a_start_with_a_long_log_is_fast(tmp_path: Path) -> None:
-    cluster = Cluster(tmp_path, {"snapshot": {"entries": 10 * ENTRIES}})
+    cluster = Cluster(tmp_path, {"snapshot": {"entries": 10 * ENTRIES, "bytes": 1000 * ENTRIES}})
     node = cluster.add()
     try:
         anyio.run(fill, node.folder, node.address)
