@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .ports import free_port
+from tests.ports import free_port
+
 from .process import NodeProcess, until
 
 

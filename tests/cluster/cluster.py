@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +18,8 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
+
+from tests.ports import free_port
 
 from .history import History, Operation, faults_in
 
@@ -60,21 +61,6 @@ def until(condition: Callable[[], T], what: str, within: float = PATIENCE) -> T:
         _PAUSE.wait(0.01)
 
     return found
-
-
-def free_port() -> int:
-    """Return a port where nobody listens, and which the kernel gives to no one who connects."""
-    while True:
-        # Below the range of ephemeral ports: else a node that is down could find its port in use by a peer's socket.
-        port = random.SystemRandom().randrange(12_000, 32_000)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-
-            return port
 
 
 class NodeProcess:

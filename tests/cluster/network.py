@@ -12,7 +12,9 @@ from contextlib import contextmanager, suppress
 from itertools import permutations
 from typing import Any, TypeVar
 
-from .cluster import NodeProcess, free_port
+from tests.ports import free_port
+
+from .cluster import NodeProcess
 
 T = TypeVar("T")
 

@@ -7,7 +7,9 @@ import random
 import time
 from pathlib import Path
 
-from .cluster import Cluster, Failed, Load, NodeProcess, free_port, running_cluster
+from tests.ports import free_port
+
+from .cluster import Cluster, Failed, Load, NodeProcess, running_cluster
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "15"))
 """How long trouble is made."""

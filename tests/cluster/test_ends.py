@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from .cluster import Failed, Gone, free_port, running_cluster, until
+from tests.ports import free_port
+
+from .cluster import Failed, Gone, running_cluster, until
 
 
 def test_a_store_that_raises_ends_its_node_with_the_error_by_name(tmp_path: Path) -> None:

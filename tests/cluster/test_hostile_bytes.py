@@ -19,7 +19,9 @@ from riteraft_core.types import Hello, RefusalCode
 from riteraft_transport_tcp._framing import FrameDecoder, Kind, encode, encode_call, encode_messages
 from riteraft_transport_tcp._handshake import Purpose, decode_answer, encode_hello
 
-from .cluster import Load, NodeProcess, free_port, running_cluster, until
+from tests.ports import free_port
+
+from .cluster import Load, NodeProcess, running_cluster, until
 
 MARK = b"a payload that belongs in no log"
 SECONDS = 4.0

@@ -7,7 +7,9 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-from .cluster import Load, NodeProcess, free_port, running_cluster, until
+from tests.ports import free_port
+
+from .cluster import Load, NodeProcess, running_cluster, until
 
 
 def test_a_restart_loses_nothing(tmp_path: Path) -> None:

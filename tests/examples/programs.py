@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
-import socket
 import subprocess
 import threading
 import time
@@ -35,19 +33,6 @@ def until(condition: Callable[[], T], what: str, within: float = PATIENCE) -> T:
         _PAUSE.wait(0.02)
 
     return found
-
-
-def free_port() -> int:
-    """Return a port where nobody listens, below those the kernel gives to whoever connects."""
-    while True:
-        port = random.SystemRandom().randrange(12_000, 32_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-
-            return port
 
 
 class Program:

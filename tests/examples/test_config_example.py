@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from riteraft_core import CommandRejected
+from tests.ports import free_port
 
-from .programs import EXAMPLES, Program, free_port, running
+from .programs import EXAMPLES, Program, running
 
 CONFIG = EXAMPLES / "config"
 RITERAFT = Path(sys.executable).with_name("riteraft")

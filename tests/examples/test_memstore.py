@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from .programs import EXAMPLES, PATIENCE, Program, ask, free_port, running, until
+from tests.ports import free_port
+
+from .programs import EXAMPLES, PATIENCE, Program, ask, running, until
 
 MEMSTORE = EXAMPLES / "memstore" / "main.py"
 FAST = {"RITERAFT_TIMING__ELECTION_TIMEOUT": "0.4"}

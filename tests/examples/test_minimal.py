@@ -4,7 +4,9 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from .programs import EXAMPLES, Program, free_port, running
+from tests.ports import free_port
+
+from .programs import EXAMPLES, Program, running
 
 MINIMAL = EXAMPLES / "minimal.py"
 

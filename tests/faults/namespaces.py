@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.cluster.cluster import NodeProcess, free_port
+from tests.cluster.cluster import NodeProcess
+from tests.ports import free_port
 
 NOBODY = "02:00:00:00:00:fe"
 """A hardware address that no one has: what is sent there is lost, and the sender hears nothing of it."""
