@@ -711,7 +711,7 @@ def test_a_reader_whose_leader_is_deposed_asks_the_next() -> None:
 
 
 def test_a_snapshot_is_made_at_the_applied_index_and_the_log_cut_behind_it() -> None:
-    bench = Bench(snapshot_entries=3, tail_entries=2)
+    bench = Bench(snapshot_entries=8, tail_entries=2)  # node 1 makes its snapshots at 4, 12, 20, ...
     bench.open_session()
     work = applying(bench.commit(command(11, 1), command(12, 2), command(13, 3)))
     assert work.index == 12
@@ -730,6 +730,21 @@ def test_a_snapshot_is_made_at_the_applied_index_and_the_log_cut_behind_it() -> 
     bench.replica.saved(write)
     assert bench.told("snapshot_made") == [("snapshot_made", 12, 2)]
     assert bench.told("compact") == [("compact", 10)]
+
+
+def test_no_two_nodes_make_their_snapshots_at_the_same_index() -> None:
+    settings = ReplicaSettings(snapshot_entries=100)
+    first = []
+    for node_id in range(1, 8):
+        bench = Bench()
+        us = replace(US, node_id=node_id)
+        recovered = Recovered(us, HardState(2, 0, 9), Anchor(9, 2), bench.meta)
+        replica = Replica(bench.engine, us, recovered, address=HOME, nonce=NONCE, settings=settings)
+        first.append(replica._next_snapshot_index())
+
+    assert all(9 < index <= 109 for index in first)
+    assert min(abs(one - other) for one in first for other in first if one != other) >= 8
+    assert len(set(first)) == len(first)
 
 
 def test_a_snapshot_is_made_after_so_many_bytes_and_its_tail_is_bounded_by_bytes() -> None:

@@ -28,6 +28,7 @@ from riteraft_core.errors import ConfigError, StorageError
 from riteraft_core.protocols import LogStorage, StorageContext
 from riteraft_core.testing.log_storage_suite import IDENTITY, feed, live, meta, recovered, rows
 from riteraft_core.types import Anchor, HardState, LogBatch, LogRow, Recovered
+from riteraft_storage_sqlite._storage import SqliteStorage
 
 from riteraft_storage_sqlite import SqliteOptions, open_sqlite, riteraft_log_storages
 
@@ -572,6 +573,23 @@ async def test_frames_of_an_earlier_round_of_the_wal_are_no_damage(tmp_path: Pat
                 shutil.rmtree(tmp_path / "crashed")
 
 
+@pytest.mark.anyio
+async def test_a_wal_that_is_written_all_the_time_stays_short(tmp_path: Path) -> None:
+    options = SqliteOptions(checkpoint_bytes=64 * 1024)
+    longest = begun_anew = last = 0
+    async with open_sqlite(options, StorageContext(tmp_path / "node", 0, LOGGER)) as log:
+        await log.create(IDENTITY)
+        for index in range(1, 1_000):
+            await log.save(LogBatch(entries=rows(index, index)))
+            with (tmp_path / "node" / "raft.db-wal").open("rb") as wal:
+                (round_,) = struct.unpack_from(">I", wal.read(16), 12)
+                begun_anew, last = begun_anew + (round_ != last), round_
+                longest = max(longest, wal.seek(0, os.SEEK_END))
+
+    assert longest <= 6 * 64 * 1024
+    assert begun_anew >= 10
+
+
 def flipped(data: bytes, place: int) -> bytes:
     return data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :]
 
@@ -650,6 +668,32 @@ async def test_after_a_failed_write_everything_is_refused(folder: Path) -> None:
                 await call()
 
     assert await look(folder) == (WHOLE, STATE)
+
+
+@pytest.mark.anyio
+async def test_a_failed_copy_of_the_wal_ends_the_storage(tmp_path: Path) -> None:
+    # It fails in a thread that nobody waits for: a save that comes later must say so.
+    options = SqliteOptions(checkpoint_bytes=64 * 1024)
+    async with open_sqlite(options, StorageContext(tmp_path / "node", 0, LOGGER)) as log:
+        assert isinstance(log, SqliteStorage)
+        await log.create(IDENTITY)
+        log._merger.raw.close()
+        saved = 0
+
+        async def save_on() -> None:
+            nonlocal saved
+            while True:
+                await log.save(LogBatch(entries=rows(saved + 1, saved + 1)))
+                saved += 1
+
+        with pytest.raises(StorageError, match="copying the WAL into the database failed"):
+            await save_on()
+
+        with pytest.raises(StorageError, match="this storage has ended"):
+            await log.save(LogBatch())
+
+    found, _ = await look(tmp_path / "node")
+    assert found.entries == rows(1, saved + 1)  # the save that said so is whole itself
 
 
 @pytest.mark.anyio

@@ -59,6 +59,8 @@ QUIET_TURNS = 2
 answered, in the second they may have proposed again."""
 FOUNDING = HardState(term=1, vote=0, commit=1)
 """A founder's first hard state: with term 0 raft-rs panics on the first PreVote it rejects (rule 2)."""
+_GOLDEN_RATIO = (5**0.5 - 1) / 2
+"""Its multiples, but for their whole part, are spread evenly, however many of them there are."""
 ANNOUNCE_AGAIN = 20
 """Of so many rounds of announcing our address one goes to every peer, the others to those who did not answer yet."""
 
@@ -175,6 +177,7 @@ class Replica:
             self._applied_term = 0
 
         self._snapshot_index = self.applied
+        self._snapshot_phase = int(self._me * _GOLDEN_RATIO % 1 * self.settings.snapshot_entries)
         self._anchor = recovered.anchor.index
         self._peers_changed = True
 
@@ -201,6 +204,7 @@ class Replica:
         self._learner_rounds: dict[int, int] = {}
         self._commit_at_last_tick = 0
         self._manage_due = False
+        self._kept_house_at = -1
         self._turns_to_notice = 0
 
         self._messages: list[PeerMessages] = []
@@ -660,7 +664,7 @@ class Replica:
         hard_state = ready.hard_state or self._lazy_hard_state
         removal = hard_state is not None and any(
             _envelope.read_conf_change(context, index)
-            for index, _, kind, context, _ in ready.committed
+            for index, _, kind, context, _ in (ready.committed if ready.conf_states else ())
             if kind != EntryKind.NORMAL
         )
         if ready.must_sync or removal:
@@ -727,6 +731,9 @@ class Replica:
             self._discards.append(compaction.token)
             self._snapshotting = False
 
+        if not self._unsaved and self._lazy_hard_state is None:
+            return None
+
         batches = [unsaved.batch for unsaved in self._unsaved if unsaved.batch is not None]
         if batches:
             batch = merge(batches)
@@ -766,6 +773,7 @@ class Replica:
             self._removals.clear()
 
         if newly_known:
+            self._kept_house_at = -1
             # Replies to these come too late to count; the same ids go to the new leader.
             self._forwarding = None
             if self._reading is not None:
@@ -782,6 +790,11 @@ class Replica:
 
     def _keep_house(self) -> None:
         """Ask for what this node itself needs in the log: a session before its first command, its right address."""
+        manage = self._manage_due and self.role is Role.LEADER
+        if self._kept_house_at == self._tick and self._session and not manage:
+            return  # the rest is looked at once a tick: this is called for every message
+
+        self._kept_house_at = self._tick
         if self._tick and self._is_due(self._announced_at):
             self._announce()
 
@@ -808,7 +821,7 @@ class Replica:
             self._name_asked_at = self._tick
             self._internal.append((_envelope.context(Kind.NAME), _envelope.pack_name(self._me, self.name)))
 
-        if self.role is Role.LEADER and self._manage_due:
+        if manage:
             self._manage_due = False
             self._manage()
 
@@ -1224,13 +1237,21 @@ class Replica:
 
         return (
             self._snapshot_wanted
-            or self.applied - self._snapshot_index >= self.settings.snapshot_entries
+            or self.applied >= self._next_snapshot_index()
             or self._applied_bytes - self._bytes_at_snapshot >= self.settings.snapshot_bytes
         )
 
+    def _next_snapshot_index(self) -> int:
+        """Return where the next snapshot is made: at most `snapshot_entries` after the last, never where a peer's is.
+
+        Whoever makes one is slower for a moment. If all did it at the same index, the whole cluster would be.
+        """
+        entries = self.settings.snapshot_entries
+        return self._snapshot_index + entries - (self._snapshot_index - self._snapshot_phase) % entries
+
     def _batch_end(self) -> float:
         """Return the index at which the next batch ends at the latest: a snapshot or a digest is taken there."""
-        snapshot = math.inf if self._snapshotting else self._snapshot_index + self.settings.snapshot_entries
+        snapshot = math.inf if self._snapshotting else self._next_snapshot_index()
         return min(snapshot, self._digests.next_due(self.applied))
 
     # --- membership: what the leader sees to ---------------------------------------------------------------------

@@ -283,7 +283,7 @@ class EngineStatus:
     progress: Sequence[PeerProgress] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that would cost more than the engine takes to fill it
 class Ready:
     """One `Consensus.ready()`: everything the engine wants done, taken once.
 

@@ -8,6 +8,7 @@ import sqlite3
 import struct
 import zlib
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -111,6 +112,10 @@ class Connection:
             raise StorageError(f"{self._path}: {doing} was refused, because this storage has ended: it was closed")
 
         return await self._worker.run(partial(self._run, doing, call))
+
+    def begin(self, doing: str, call: Callable[[], T]) -> Future[T]:
+        """Run `call` in the worker thread, and go on; from any thread. A failure is the connection's, as with `run`."""
+        return self._worker.post(partial(self._run, doing, call))
 
     def _run(self, doing: str, call: Callable[[], T]) -> T:
         if self._failure is not None:
@@ -295,15 +300,26 @@ def open_writer(connection: Connection, path: Path) -> None:
     if (mode := _value(raw, "PRAGMA journal_mode = WAL")) != "wal":
         raise StorageError(f"{path}: this file system does not carry SQLite's WAL (it stays in mode {mode!r})")
 
-    raw.execute("PRAGMA synchronous = FULL")
-    raw.execute("PRAGMA fullfsync = ON")  # macOS: fsync alone does not reach the disk
-    raw.execute("PRAGMA checkpoint_fullfsync = ON")
+    _sync_fully(raw)
     raw.execute("PRAGMA secure_delete = OFF")  # on in some builds: every deleted page would be written once more
     raw.execute("PRAGMA wal_autocheckpoint = 0")  # an automatic one swallows its errors; `checkpoint` does not
     raw.execute("PRAGMA temp_store = MEMORY")
     raw.execute(_SAVE_VIEW)
     raw.execute(_SAVE_TRIGGER)
     checkpoint(connection, "TRUNCATE")  # each run starts a WAL of its own: `_wal` counts on it
+
+
+def open_merger(connection: Connection) -> None:
+    """Open a connection that only makes checkpoints, as durable as the writer's own. Blocks."""
+    raw = connection.open("rw")
+    _sync_fully(raw)
+    _value(raw, "PRAGMA user_version")
+
+
+def _sync_fully(raw: sqlite3.Connection) -> None:
+    raw.execute("PRAGMA synchronous = FULL")
+    raw.execute("PRAGMA fullfsync = ON")  # macOS: fsync alone does not reach the disk
+    raw.execute("PRAGMA checkpoint_fullfsync = ON")
 
 
 def open_reader(connection: Connection) -> None:

@@ -11,9 +11,10 @@ class SqliteOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     checkpoint_bytes: int = Field(default=4 * 1024 * 1024, ge=64 * 1024)
-    """Once about this much was written, the save that reached it also copies the WAL into the database.
+    """Once about this much was written, the WAL is copied into the database, beside the saves; it may reach four times
+    this while that lasts.
 
-    4 MiB is SQLite's own default: more makes that save and the start after a crash slower, less makes more of them.
+    4 MiB is SQLite's own default: more makes the start after a crash slower, less copies the same pages more often.
     """
     snapshot_chunk_bytes: int = Field(default=256 * 1024, ge=4 * 1024, le=16 * 1024 * 1024)
     """A snapshot is written in pieces of this size, one short transaction each, and a save waits for one at most."""

@@ -6,6 +6,7 @@ import itertools
 import sqlite3
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack, aclosing, asynccontextmanager, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -16,13 +17,25 @@ from riteraft_core.errors import ConfigError, StorageError
 from riteraft_core.protocols import LogStorage, StorageContext
 from riteraft_core.types import Anchor, HardState, Identity, LogBatch, LogRow, Recovered, SnapshotMeta
 
-from ._database import CURE, SAVE, Connection, checkpoint, checksum, matches, open_reader, open_writer, prepare
+from ._database import (
+    CURE,
+    SAVE,
+    Connection,
+    checkpoint,
+    checksum,
+    matches,
+    open_merger,
+    open_reader,
+    open_writer,
+    prepare,
+)
 from ._folder import DATABASE, locked, make_folder
 from ._options import SqliteOptions
 from ._run import Run, pack, unpack
 
 _SAVE_BYTES = 3 * 4096  # what the least save adds to the WAL: the pages of the head, of the log's end and of its parent
 _DROP_BYTES = 4 * 1024 * 1024  # what dropping part of a log may add: it touches all pages of the rows
+_LONGEST_WAL = 4  # times `checkpoint_bytes`: a save waits if the copying falls so far behind
 _DELETED_AT_ONCE = 16  # chunks in one transaction, 4 MiB: a save beside it waits a few milliseconds
 
 
@@ -51,10 +64,12 @@ class SqliteStorage:
         self._path = folder / DATABASE
         self._group = group
         self._writer = Connection(self._path)
+        self._merger = Connection(self._path)
         self._reader = Connection(self._path)
         self._folder_lock = ExitStack()
         self._head: _Head | None = None  # None: nothing was created yet
         self._unmerged = 0  # bytes written since the last checkpoint, about
+        self._merging: Future[None] | None = None
         self._snapshot_ids = itertools.count(1)
         self._staged: dict[str, tuple[int, SnapshotMeta]] = {}
         self._held: Counter[int] = Counter()  # snapshots being written, staged or read: not to be deleted
@@ -70,6 +85,7 @@ class SqliteStorage:
         self._folder_lock.enter_context(locked(self._folder))
         prepare(self._folder)
         open_writer(self._writer, self._path)
+        open_merger(self._merger)
         open_reader(self._reader)
         self._head = self._read_head()
         (newest,) = self._writer.raw.execute("SELECT max(id) FROM snapshot").fetchone()
@@ -79,8 +95,11 @@ class SqliteStorage:
         """Close everything, once what is under way has ended; the folder is free then."""
         with CancelScope(shield=True):
             # Whoever is closed last merges the WAL, if it may write. After a failure nothing may be written any more.
-            failed = self._reader.failed or self._writer.failed
-            for connection in (self._writer, self._reader) if failed else (self._reader, self._writer):
+            connections = [self._reader, self._merger, self._writer]
+            if any(connection.failed for connection in connections):
+                connections.reverse()
+
+            for connection in connections:
                 await connection.close()
 
             self._folder_lock.close()
@@ -365,6 +384,20 @@ class SqliteStorage:
     def _note_written(self, written: int) -> None:
         self._unmerged += written
         if self._unmerged >= self._options.checkpoint_bytes:
+            self._merge()
+
+    def _merge(self) -> None:
+        """Copy the WAL into the database, so that SQLite can write it from its beginning again.
+
+        Most of it is copied beside the saves, in a thread of its own. SQLite begins anew only when all is copied, and
+        meanwhile more was written: that little rest is copied here, between two saves.
+        """
+        if self._merging is None:
+            call = partial(checkpoint, self._merger, "PASSIVE")
+            self._merging = self._merger.begin("copying the WAL into the database", call)
+        elif self._merging.done() or self._unmerged >= _LONGEST_WAL * self._options.checkpoint_bytes:
+            self._merging.result()
+            self._merging = None
             checkpoint(self._writer, "PASSIVE")
             self._unmerged = 0
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -18,13 +19,26 @@ T = TypeVar("T")
 
 
 class _Job:
-    __slots__ = ("call", "ended", "error", "result")
+    """A call with someone who waits for it on the event loop."""
 
-    def __init__(self, call: Callable[[], Any], ended: OneShot) -> None:
-        self.call = call
+    __slots__ = ("_call", "_call_soon", "ended", "error", "result")
+
+    def __init__(
+        self, call: Callable[[], Any], ended: OneShot, call_soon: Callable[[Callable[[], object]], None]
+    ) -> None:
+        self._call = call
+        self._call_soon = call_soon
         self.ended = ended
         self.result: Any = None
         self.error: BaseException | None = None
+
+    def __call__(self) -> None:
+        try:
+            self.result = self._call()
+        except BaseException as exc:
+            self.error = exc
+
+        self._call_soon(self.ended.set)
 
 
 class Worker:
@@ -32,20 +46,15 @@ class Worker:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._new_waiter = one_shots()
         self._call_soon = from_threads()
 
     async def run(self, call: Callable[[], T]) -> T:
         """Run `call` after those given before it; a cancelled caller waits until it has ended, and it always ends."""
-        if self._thread is None:
-            # A daemon: a program that ends without closing us must not hang on a thread that waits for work.
-            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-            self._thread.start()
-
-        job = _Job(call, self._new_waiter())
-        self._jobs.put(job)
+        job = _Job(call, self._new_waiter(), self._call_soon)
+        self._put(job)
         with anyio.CancelScope(shield=True):
             await job.ended.wait()
 
@@ -58,16 +67,32 @@ class Worker:
         finally:
             del job  # an error holds this frame, which must not hold the error
 
+    def post(self, call: Callable[[], T]) -> Future[T]:
+        """Run `call` after those given before it, whether anybody waits for it or not; from any thread."""
+        ended = Future[T]()
+
+        def job() -> None:
+            try:
+                ended.set_result(call())
+            except BaseException as exc:
+                ended.set_exception(exc)
+
+        self._put(job)
+        return ended
+
     def close(self) -> None:
         """Let the thread end after the calls that were given; none may be given any more."""
         self._jobs.put(None)
 
+    def _put(self, job: Callable[[], None]) -> None:
+        if self._thread is None:
+            # A daemon: a program that ends without closing us must not hang on a thread that waits for work.
+            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+            self._thread.start()
+
+        self._jobs.put(job)
+
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            try:
-                job.result = job.call()
-            except BaseException as exc:
-                job.error = exc
-
-            self._call_soon(job.ended.set)
+            job()
             del job  # not kept until the next one comes

@@ -13,6 +13,7 @@ from riteraft_core.errors import AuthenticationError
 
 from ._framing import ForgeryError, Frame, FrameDecoder, FrameError
 from ._options import TcpOptions
+from ._writer import SocketWriter
 
 _RECEIVE_SIZE = 256 * 1024
 """What asyncio reads at once: a smaller piece would be cut from it by copying."""
@@ -27,11 +28,21 @@ class ConnectionLostError(Exception):
 class Connection:
     """A byte stream with a decoder, run inside `scope`, which `end` cancels.
 
-    The limits are two plain numbers that the `Reaper` looks at: a timer for each receive would cost more than
-    everything else on the way of a message.
+    The limits are plain numbers that the `Reaper` looks at: a timer for each receive would cost more than everything
+    else on the way of a message, and even to ask for the time would cost as much as to decode it.
     """
 
-    __slots__ = ("_decoder", "_frame_timeout", "_stream", "ended", "fault", "read_by", "scope", "write_by")
+    __slots__ = (
+        "_decoder",
+        "_frame_timeout",
+        "_stream",
+        "ended",
+        "fault",
+        "scope",
+        "silence",
+        "silent_since",
+        "write_by",
+    )
 
     def __init__(self, stream: ByteStream, frame_limit: int, options: TcpOptions) -> None:
         """Take a connected stream; frames over `frame_limit` are refused."""
@@ -39,7 +50,10 @@ class Connection:
         self._decoder = FrameDecoder(frame_limit)
         self._frame_timeout = options.frame_timeout
         self.scope = anyio.CancelScope()
-        self.read_by = math.inf
+        self.silence = math.inf
+        """Seconds for which the other side may send nothing."""
+        self.silent_since: float | None = None
+        """When the reaper first saw that it waits; None before."""
         self.write_by = math.inf
         self.ended: str | None = None
         self.fault: FrameError | None = None
@@ -58,6 +72,11 @@ class Connection:
     def partial(self) -> bool:
         """Whether a frame has begun to arrive and is not whole yet."""
         return self._decoder.partial
+
+    @property
+    def writer(self) -> SocketWriter | None:
+        """What writes straight to the socket, once the handshake is over; None where TLS must do it."""
+        return SocketWriter.over(self._stream)
 
     def secure(self, stream: ByteStream) -> None:
         """Read and write through `stream` from now on, which is made around the one before."""
@@ -83,7 +102,7 @@ class Connection:
         :raises FrameError: the other side sent what it must not.
         """
         decoder = self._decoder
-        self.read_by = anyio.current_time() + (self._frame_timeout if decoder.partial else idle)
+        self.keep(self._frame_timeout if decoder.partial else idle)
         try:
             while True:
                 begun = decoder.partial
@@ -92,7 +111,7 @@ class Connection:
                 if frames:
                     return frames
                 if not begun:
-                    self.read_by = anyio.current_time() + self._frame_timeout
+                    self.keep(self._frame_timeout)
         except anyio.EndOfStream as exc:
             raise ConnectionLostError("the other side closed the connection") from exc
         except AuthenticationError as exc:
@@ -102,11 +121,12 @@ class Connection:
                 f"the connection broke: {exc.__cause__ or str(exc) or type(exc).__name__}"
             ) from exc
         finally:
-            self.read_by = math.inf
+            self.silence = math.inf
 
     def keep(self, seconds: float) -> None:
         """End the connection if this is not called again, nor `receive`, within `seconds`."""
-        self.read_by = anyio.current_time() + seconds
+        self.silence = seconds
+        self.silent_since = None
 
     async def send(self, data: bytes, within: float) -> None:
         """Write all of `data`; the connection is ended if the other side does not take it `within` seconds.
@@ -141,7 +161,7 @@ class Reaper:
     """Ends connections that have waited too long: one task for all of them."""
 
     def __init__(self, options: TcpOptions) -> None:
-        """Look often enough for the shortest limit to be kept to a tenth."""
+        """Look often enough for the shortest limit to be kept to a fifth: a silence counts from our first look."""
         shortest = min(options.handshake_timeout, options.frame_timeout, options.idle_timeout)
         self._period = min(0.5, shortest / 10)
         self._connections: set[Connection] = set()
@@ -153,9 +173,11 @@ class Reaper:
             await anyio.sleep(self._period)
             now = anyio.current_time()
             for connection in tuple(self._connections):
-                if connection.read_by <= now:
+                if connection.silent_since is None:
+                    connection.silent_since = now
+                elif now - connection.silent_since >= connection.silence:
                     connection.end("it was silent for too long")
-                elif connection.write_by <= now:
+                if connection.write_by <= now:
                     connection.end("it did not take what was sent for too long")
 
     def watch(self, connection: Connection) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from ._connection import Connection, ConnectionLostError
 from ._framing import MESSAGE_OVERHEAD, FrameError, encode_messages
 from ._handshake import Purpose
 from ._options import TcpOptions
+from ._writer import SocketWriter
 
 
 class Outbox:
@@ -49,6 +51,9 @@ class Outbox:
         self._hello = hello
         self._tell_dropped = dropped
         self._tell_refused = refused
+        self._group = 0
+        self._connection: Connection | None = None
+        self._writer: SocketWriter | None = None
         self._queue: deque[bytes] = deque()
         self._bytes = 0
         self._dropping = False
@@ -76,7 +81,10 @@ class Outbox:
             room -= 1
             queue.append(message)
         self._bytes = size
-        self._wake.set()
+        if self._writer is None or self._writer.is_full:
+            self._wake.set()
+        else:
+            self._write_at_once()
 
     def knocked(self) -> None:
         """Try again now: the peer has just been here itself, so it is alive."""
@@ -124,19 +132,62 @@ class Outbox:
 
     async def _serve(self, connection: Connection) -> None:
         """Write what is queued until the connection ends."""
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._notice_end, connection)
-            tasks.start_soon(self._write, connection)
+        self._connection, self._group = connection, self._hello().group
+        writer = connection.writer
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._notice_end, connection)
+                if writer is None:
+                    tasks.start_soon(self._write, connection)
+                else:
+                    tasks.start_soon(self._drain, connection, writer)
+        finally:
+            self._connection = None
+
+    async def _drain(self, connection: Connection, writer: SocketWriter) -> None:
+        """See to what the kernel did not take when it was put here."""
+        with writer:
+            self._writer = writer
+            try:
+                while True:
+                    self._write_at_once()
+                    await self._wake.wait()
+                    connection.write_by = anyio.current_time() + self._options.frame_timeout
+                    await writer.drain()
+                    connection.write_by = math.inf
+            except OSError as exc:
+                connection.end(f"the connection broke: {exc}")
+            finally:
+                self._writer = None
+                self._lost = self._lost or writer.is_full
+
+    def _write_at_once(self) -> None:
+        """Write what is queued, until the kernel takes no more."""
+        connection, writer = self._connection, self._writer
+        assert connection is not None
+        assert writer is not None
+        if connection.ended is not None:
+            return  # what is queued is for the next one
+        try:
+            while self._queue and not writer.is_full:
+                writer.write(encode_messages(self._group, self._take()))
+                self._dropping = False
+        except OSError as exc:
+            self._lost = True
+            connection.end(f"the connection broke: {exc}")
+            return
+        connection.keep(self._options.idle_timeout / 2)
+        if writer.is_full:
+            self._wake.set()
 
     async def _write(self, connection: Connection) -> None:
         options = self._options
-        group = self._hello().group
         try:
             while True:
                 await self._until_queued()
                 batch = self._take()
                 try:
-                    await connection.send(encode_messages(group, batch), options.frame_timeout)
+                    await connection.send(encode_messages(self._group, batch), options.frame_timeout)
                 except BaseException:
                     self._lost = True  # the batch may have arrived in part, or not at all
                     raise

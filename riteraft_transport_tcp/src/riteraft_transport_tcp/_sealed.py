@@ -70,8 +70,10 @@ class SealedStream(ByteStream):
 
     def __init__(self, stream: ByteStream, seals: Seals) -> None:
         """Seal and check from the next byte on, each way."""
-        self._stream = stream
+        self.below = stream
         self._records = Records(seals)
+        self.seal = self._records.seal
+        """For who writes to the stream below in our place; see `Records.seal`."""
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """Return the next genuine bytes, maybe more than `max_bytes`.
@@ -79,23 +81,23 @@ class SealedStream(ByteStream):
         :raises AuthenticationError: they are not genuine.
         """
         while True:
-            data = self._records.feed(await self._stream.receive(max_bytes))
+            data = self._records.feed(await self.below.receive(max_bytes))
             if data:
                 return data
 
     async def send(self, item: bytes) -> None:
         """Send; a call that was cancelled leaves a stream of no more use, for the next record would not match."""
-        await self._stream.send(self._records.seal(item))
+        await self.below.send(self._records.seal(item))
 
     async def send_eof(self) -> None:
         """Send no more."""
-        await self._stream.send_eof()
+        await self.below.send_eof()
 
     async def aclose(self) -> None:
         """Close the stream below."""
-        await self._stream.aclose()
+        await self.below.aclose()
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
         """Return those of the stream below."""
-        return self._stream.extra_attributes
+        return self.below.extra_attributes

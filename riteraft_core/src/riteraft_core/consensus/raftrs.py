@@ -152,24 +152,24 @@ class RaftRs:
         if native is None:
             return None
 
-        hard_state = native.hard_state
+        hard_state, conf_states = native.hard_state, native.conf_states
         return Ready(
-            number=native.number,
-            term=native.term,
-            role=_ROLES[native.role],
-            leader=native.leader,
-            messages=native.messages,
-            hard_state=None if hard_state is None else HardState(*hard_state),
-            must_sync=native.must_sync,
-            entries=native.entries,
-            snapshot=native.snapshot,
-            persisted_messages=native.persisted_messages,
-            snapshots=native.snapshots,
-            committed=native.committed,
-            conf_states=[(index, ConfState.from_plain(plain), why) for index, plain, why in native.conf_states],
-            read_states=native.read_states,
-            snapshot_wanted=native.snapshot_wanted,
-            removed=native.removed,
+            native.number,
+            native.term,
+            _ROLES[native.role],
+            native.leader,
+            native.messages,
+            None if hard_state is None else HardState(*hard_state),
+            native.must_sync,
+            native.entries,
+            native.snapshot,
+            native.persisted_messages,
+            native.snapshots,
+            native.committed,
+            [(index, ConfState.from_plain(plain), why) for index, plain, why in conf_states] if conf_states else (),
+            native.read_states,
+            native.snapshot_wanted,
+            native.removed,
         )
 
     @_translated
