@@ -20,8 +20,11 @@ NAMED = 2
 """The version of an ALLOCATE entry with a name in it. One without a name is written as before, so that a cluster
 without certificates may hold both releases."""
 _HEAD = struct.Struct("<BB")
-_COMMAND = struct.Struct("<BBQQQ")
 _COMMAND_KIND = 1
+COMMAND = struct.Struct("<BBQQQ")
+"""The context of a command: version, kind, session, sequence, and the lowest sequence its proposer still waits for."""
+COMMAND_HEAD = _HEAD.pack(VERSION, _COMMAND_KIND)
+"""What a context of `COMMAND`'s size begins with if it is one."""
 
 MAX_ADDRESS_LENGTH = 300
 """A DNS name has at most 253 characters; brackets, a colon and a port come on top."""
@@ -47,7 +50,7 @@ FORWARDED_KINDS = frozenset({Kind.COMMAND, Kind.OPEN_SESSION, Kind.ADDRESS, Kind
 
 def command_context(session: int, sequence: int, low: int) -> bytes:
     """Return the context of a command: its id, and the lowest sequence its proposer still waits for."""
-    return _COMMAND.pack(VERSION, _COMMAND_KIND, session, sequence, low)
+    return COMMAND.pack(VERSION, _COMMAND_KIND, session, sequence, low)
 
 
 def context(kind: Kind) -> bytes:
@@ -57,13 +60,10 @@ def context(kind: Kind) -> bytes:
 
 def read_command(raw: bytes) -> tuple[int, int, int] | None:
     """Return (session, sequence, low) if `raw` is a command's context, else None."""
-    if len(raw) != _COMMAND.size:
+    if len(raw) != COMMAND.size or not raw.startswith(COMMAND_HEAD):
         return None
 
-    version, kind, session, sequence, low = _COMMAND.unpack(raw)
-    if version != VERSION or kind != _COMMAND_KIND:
-        return None
-
+    _, _, session, sequence, low = COMMAND.unpack(raw)
     return session, sequence, low
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import sqlite3
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
@@ -36,6 +37,7 @@ from ._run import Run, pack, unpack
 _SAVE_BYTES = 3 * 4096  # what the least save adds to the WAL: the pages of the head, of the log's end and of its parent
 _DROP_BYTES = 4 * 1024 * 1024  # what dropping part of a log may add: it touches all pages of the rows
 _LONGEST_WAL = 4  # times `checkpoint_bytes`: a save waits if the copying falls so far behind
+_MERGING = "copying the WAL into the database"
 _DELETED_AT_ONCE = 16  # chunks in one transaction, 4 MiB: a save beside it waits a few milliseconds
 
 
@@ -68,7 +70,9 @@ class SqliteStorage:
         self._reader = Connection(self._path)
         self._folder_lock = ExitStack()
         self._head: _Head | None = None  # None: nothing was created yet
-        self._unmerged = 0  # bytes written since the last checkpoint, about
+        # Bytes written since the last checkpoint, about. The nodes of a cluster write alike: had each begun at 0, they
+        # would all copy their WAL at the same time, and no two would be quick.
+        self._unmerged = -random.randrange(options.checkpoint_bytes)  # noqa: S311 - not a secret
         self._merging: Future[None] | None = None
         self._snapshot_ids = itertools.count(1)
         self._staged: dict[str, tuple[int, SnapshotMeta]] = {}
@@ -390,16 +394,16 @@ class SqliteStorage:
         """Copy the WAL into the database, so that SQLite can write it from its beginning again.
 
         Most of it is copied beside the saves, in a thread of its own. SQLite begins anew only when all is copied, and
-        meanwhile more was written: that little rest is copied here, between two saves.
+        meanwhile more was written: that little rest is copied between two saves.
         """
         if self._merging is None:
-            call = partial(checkpoint, self._merger, "PASSIVE")
-            self._merging = self._merger.begin("copying the WAL into the database", call)
+            self._merging = self._merger.begin(_MERGING, partial(checkpoint, self._merger, "PASSIVE"))
         elif self._merging.done() or self._unmerged >= _LONGEST_WAL * self._options.checkpoint_bytes:
             self._merging.result()
             self._merging = None
-            checkpoint(self._writer, "PASSIVE")
             self._unmerged = 0
+            # Not now: whoever waits for this save need not wait for that too.
+            self._writer.begin(_MERGING, partial(checkpoint, self._writer, "PASSIVE"))
 
     # --- snapshots ---
 
