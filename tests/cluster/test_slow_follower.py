@@ -7,8 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,13 @@ import pytest
 from .cluster import NodeProcess, running_cluster, until
 from .network import Network
 
-SECONDS = 3.0
+SECONDS = 2.0
 """Of load in each phase."""
+KEPT = 0.7
+"""Of the calm throughput, with one follower slow."""
+ATTEMPTS = 5
+"""Until that is seen: what else a machine does makes two calm phases differ by half. A leader that waits for its
+follower keeps a few per cent, however often it is tried."""
 MIB = 1024 * 1024
 SHIM = Path(__file__).with_name("slow_sync.c")
 
@@ -89,32 +94,30 @@ def test_g11_a_slow_follower_costs_the_others_little(tmp_path: Path) -> None:
             return outcomes["ok"]
 
         written()  # so that everything has its size
-        calm = [written()]
         leader.forget_peak()
         memory = leader.memory()
-        figures = {}
-        for name, trouble in {
-            "standing still": standing_still(slow),
-            "a tenth of the CPU": a_tenth_of_the_cpu(slow),
-            "fsyncs of half a second": a_slow_disk(slow),
-            "64 kB/s": network.slow(slow, 64_000),
-        }.items():
-            with trouble:
-                figures[name] = written()
-                reached = leader.status()["applied"]
+        troubles: dict[str, Callable[[], AbstractContextManager[None]]] = {
+            "standing still": lambda: standing_still(slow),
+            "a tenth of the CPU": lambda: a_tenth_of_the_cpu(slow),
+            "fsyncs of half a second": lambda: a_slow_disk(slow),
+            "64 kB/s": lambda: network.slow(slow, 64_000),
+        }
+        for name, trouble in troubles.items():
+            shares: list[float] = []
+            while not shares or (shares[-1] < KEPT and len(shares) < ATTEMPTS):
+                calm = written()
+                with trouble():
+                    shares.append(written() / calm)
+                    reached = leader.status()["applied"]
 
-            began = time.monotonic()
-            until(lambda: slow.status()["applied"] >= reached, f"the follower level after {name}", 30)  # noqa: B023
-            print(f"{name}: level after {time.monotonic() - began:.1f} s")  # noqa: T201
+                began = time.monotonic()
+                until(lambda: slow.status()["applied"] >= reached, f"the follower level after {name}", 30)  # noqa: B023
+                print(f"{name}: {shares[-1]:.2f} of {calm}, level after {time.monotonic() - began:.1f} s")  # noqa: T201
 
-        calm.append(written())
+            assert shares[-1] >= KEPT, f"{name}: {shares}"
+
         growth = (leader.memory("VmHWM") - memory) / MIB
-        print(f"calm {calm}, {figures}, the leader took {growth:.0f} MiB more, {dict(cluster.faults)}")  # noqa: T201
-        # The goal is 70 %. Whatever waited for the follower would leave a few per cent; the rest is for a machine on
-        # which two calm phases differ by half.
-        for name, count in figures.items():
-            assert count > 0.4 * min(calm), name
-
+        print(f"the leader took {growth:.0f} MiB more, {dict(cluster.faults)}")  # noqa: T201
         assert growth < 64
         assert leader.status()["term"] == term
         assert cluster.faults["SIGSTOP"] > 10
