@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +20,6 @@ from riteraft_core.errors import (
     NodeStopped,
     NotApplied,
     OutcomeUnknown,
-    Refused,
     Removed,
 )
 from riteraft_core.types import (
@@ -44,100 +42,21 @@ from riteraft_core.types import (
 
 from riteraft_core import _envelope, _requests
 
+from .scripted_engine import ScriptedEngine
+
 ME, OTHER = 1, 2
 HOME, AWAY = "127.0.0.1:7001", "127.0.0.1:7002"
 US = Identity("orders", b"c" * 16, 0, ME, b"1" * 16)
 NONCE = b"this life"
 BOTH = ConfState((ME, OTHER))
-
-
-class ScriptedEngine:
-    """A `Consensus` that hands out the Readys it was given, and notes what it is told."""
-
-    def __init__(self) -> None:
-        self.readies: list[Ready] = []
-        self.proposed: list[tuple[bytes, bytes]] = []
-        self.changes: list[tuple[str, int]] = []
-        self.told: list[tuple[Any, ...]] = []
-        self.refuse: str | None = None
-        self.removed = False
-        self.next_index = 10
-        self.state = EngineStatus(ME, 2, 0, Role.FOLLOWER, 0, 9, 2, 9, BOTH)
-
-    def _call(self, *what: Any) -> None:
-        if self.removed:
-            raise Refused("removed")
-
-        if self.refuse is not None:
-            raise Refused(self.refuse)
-
-        self.told.append(what)
-
-    def tick(self) -> None:
-        self._call("tick")
-
-    def campaign(self) -> None:
-        self._call("campaign")
-
-    def step(self, sender: int, messages: Sequence[bytes]) -> Sequence[str]:
-        self._call("step", sender)
-        return ["odd"] if b"odd" in messages else []
-
-    def step_snapshot(self, sender: int, message: bytes, index: int, term: int) -> str | None:
-        self._call("step_snapshot", sender, index, term)
-        return None
-
-    def propose(self, entries: Sequence[tuple[bytes, bytes]]) -> tuple[int, int]:
-        self._call("propose")
-        index = self.next_index
-        self.proposed += entries
-        self.next_index += len(entries)
-        return index, self.state.term
-
-    def propose_conf_change(self, context: bytes, changes: Sequence[tuple[str, int]]) -> tuple[int, int]:
-        self._call("propose_conf_change")
-        self.changes += changes
-        return self.next_index, self.state.term
-
-    def read_index(self, context: bytes) -> None:
-        self._call("read_index", context)
-
-    def transfer_leader(self, to: int) -> None:
-        self._call("transfer_leader", to)
-
-    def announce_commit(self) -> None:
-        self._call("announce_commit")
-
-    def report_unreachable(self, peer: int) -> None:
-        self._call("report_unreachable", peer)
-
-    def report_snapshot(self, peer: int, ok: bool) -> None:
-        self._call("report_snapshot", peer, ok)
-
-    def ready(self) -> Ready | None:
-        return self.readies.pop(0) if self.readies else None
-
-    def persisted(self, number: int) -> None:
-        self._call("persisted", number)
-
-    def snapshot_made(self, index: int, term: int, conf_state: ConfState) -> None:
-        self._call("snapshot_made", index, term)
-
-    def compact(self, index: int) -> None:
-        self._call("compact", index)
-
-    def status(self) -> EngineStatus:
-        if self.removed:
-            raise Refused("removed")
-
-        return self.state
+STATE = EngineStatus(ME, 2, 0, Role.FOLLOWER, 0, 9, 2, 9, BOTH)
 
 
 class Bench:
     """One replica of a cluster of two, at applied index 9, and its scripted engine."""
 
     def __init__(self, **settings: Any) -> None:
-        self.engine = ScriptedEngine()
+        self.engine = ScriptedEngine(STATE)
         membership = Membership.founded(US, HOME)
         membership.allocate(b"2" * 16, AWAY, True)
         membership.change(BOTH, ())
@@ -837,7 +756,7 @@ def test_a_snapshot_of_a_newer_format_stops_the_node() -> None:
     state = bytes([meta.state[0], STATE_FORMAT + 1]) + meta.state[2:]
     with pytest.raises(ConsensusError, match="format"):
         Replica(
-            ScriptedEngine(),
+            ScriptedEngine(STATE),
             US,
             Recovered(US, HardState(1, 0, 1), Anchor(1, 1), replace(meta, state=state)),
             address=HOME,

@@ -30,6 +30,7 @@ from ._proposals import Proposal, Proposals, Ticket
 from ._reads import Reads, ReadTicket
 from ._requests import Directory, Forward, Join, Moved, Read, Remove, Reply, Request, Status, Who
 from ._sessions import Admission, Answer, Rejection, Sessions
+from ._stewardship import Stewardship
 from .errors import CommandRejected, ConsensusError, NodeStopped, OutcomeUnknown, Refused, Removed, RiteraftError
 from .protocols import Consensus
 from .types import (
@@ -199,10 +200,7 @@ class Replica:
         self._reading: Ask | None = None
         self._asks_due: list[Ask] = []
         self._leader_deaf_until = 0
-        self._joins: dict[bytes, list[Ticket]] = {}
-        self._removals: dict[int, list[Ticket]] = {}
-        self._learner_rounds: dict[int, int] = {}
-        self._commit_at_last_tick = 0
+        self._stewardship = Stewardship(engine, identity, self.settings.promotion_rounds, self.counters)
         self._manage_due = False
         self._kept_house_at = -1
         self._turns_to_notice = 0
@@ -253,7 +251,7 @@ class Replica:
 
         self._tick += 1
         self._engine.tick()
-        self._count_learner_rounds()
+        self._stewardship.tick(self._membership, self.role is Role.LEADER)
         self._manage_due = True
 
     def step(self, sender: int, messages: Sequence[bytes]) -> None:
@@ -318,10 +316,12 @@ class Replica:
         elif isinstance(request, Forward):
             ticket.outcome = self._append_forwarded(request, peer, principal)
         elif isinstance(request, Join):
-            self._take_join(request, ticket, principal.name if principal is not None else "")
+            name = principal.name if principal is not None else ""
+            self._stewardship.join(self._membership, request, ticket, name)
         else:
             assert isinstance(request, Remove), "the node answers the others itself"
-            self._take_removal(request.node_id, ticket)
+            self._stewardship.remove(self._membership, request.node_id, ticket)
+            self._manage_due = True
 
         return ticket
 
@@ -330,9 +330,7 @@ class Replica:
         if isinstance(ticket, ReadTicket):
             self._reads.drop(ticket)
 
-        for waiting in (*self._joins.values(), *self._removals.values()):
-            if ticket in waiting:
-                waiting.remove(ticket)
+        self._stewardship.drop(ticket)
 
     def answered(self, ask: Ask, raw: bytes | None) -> None:
         """Take the leader's reply to an `Ask`, or None if there was none: it may have been carried out or not."""
@@ -485,22 +483,7 @@ class Replica:
         if self.role is not Role.LEADER or self._removed:
             return None
 
-        status = self._engine.status()
-        candidates = [
-            peer
-            for peer in status.progress
-            if peer.node_id != self._me and peer.node_id in status.conf_state.voters and peer.recent_active
-        ]
-        if not candidates:
-            return None
-
-        best = max(candidates, key=lambda peer: (peer.matched, -peer.node_id))
-        try:
-            self._engine.transfer_leader(best.node_id)
-        except Refused:
-            return None
-
-        return best.node_id
+        return self._stewardship.transfer()
 
     def campaign(self) -> None:
         """Start an election now: for a founder alone, that has nobody to wait for."""
@@ -518,13 +501,7 @@ class Replica:
             ticket.outcome = Reply.retry("stopping") if ticket.remote else NodeStopped("the node stopped")
             tickets.append(ticket)
 
-        for waiting in (*self._joins.values(), *self._removals.values()):
-            for other in waiting:
-                other.outcome = Reply.retry("stopping")
-                tickets.append(other)
-
-        self._joins.clear()
-        self._removals.clear()
+        tickets += self._stewardship.end(Reply.retry("stopping"))
         return [*self._answered, *tickets]
 
     # --- what is known -------------------------------------------------------------------------------------------
@@ -758,19 +735,13 @@ class Replica:
 
         self.role, self.term, self.leader = ready.role, ready.term, ready.leader
         if led and self.role is not Role.LEADER:
-            self._learner_rounds.clear()
             self._round_context = None
             self._reads.fail_round()
             not_leader = self._not_leader()
             for reader in self._reads.take_remote():
                 self._answer_ticket(reader, not_leader)
 
-            for waiting in (*self._joins.values(), *self._removals.values()):
-                for ticket in waiting:
-                    self._answer_ticket(ticket, not_leader)
-
-            self._joins.clear()
-            self._removals.clear()
+            self._answered += self._stewardship.end(not_leader)
 
         if newly_known:
             self._kept_house_at = -1
@@ -823,7 +794,7 @@ class Replica:
 
         if manage:
             self._manage_due = False
-            self._manage()
+            self._answered += self._stewardship.manage(self._membership)
 
     def _may_bind(self, member: Member) -> bool:
         """Say whether we have a certificate now and came without one."""
@@ -1145,8 +1116,7 @@ class Replica:
             if not known and member is not None:
                 self._notes.append(f"node {member.node_id} at {address} joins")
 
-            for ticket in self._joins.pop(disk_id, ()):
-                self._answer_ticket(ticket, self._taken_name(name) if member is None else self._admitted(member))
+            self._answered += self._stewardship.allocated(self._membership, disk_id, name, member)
         elif kind is Kind.NAME:
             node_id, name = _envelope.read_name(data)
             self._membership.bind(node_id, name)
@@ -1183,14 +1153,10 @@ class Replica:
         dropped = _envelope.read_conf_change(context, index)
         conf_state, refused = self._conf_states.pop(index)
         if refused is not None:
-            for node_id in dropped:
-                for ticket in self._removals.pop(node_id, ()):
-                    self._answer_ticket(ticket, Reply.refused(f"raft refused to remove node {node_id}: {refused}"))
-
+            self._answered += self._stewardship.refused(dropped, refused)
             return
 
         before = self._membership.conf_state
-        self._learner_rounds.clear()
         for node_id in self._membership.change(conf_state, dropped):
             self._sessions.close_node(node_id)
             self._notes.append(f"node {node_id} left")
@@ -1198,11 +1164,7 @@ class Replica:
         for node_id in set(conf_state.voters) - set(before.voters):
             self._notes.append(f"node {node_id} is a voter now")
 
-        for node_id in dropped:
-            if node_id not in conf_state.everyone:
-                for ticket in self._removals.pop(node_id, ()):
-                    self._answer_ticket(ticket, Reply(Status.OK))
-
+        self._answered += self._stewardship.changed(self._membership, dropped)
         self._peers_changed = self._manage_due = True
 
     def _review_after_restore(self) -> None:
@@ -1256,101 +1218,6 @@ class Replica:
         """Return the index at which the next batch ends at the latest: a snapshot or a digest is taken there."""
         snapshot = math.inf if self._snapshotting else self._next_snapshot_index()
         return min(snapshot, self._digests.next_due(self.applied))
-
-    # --- membership: what the leader sees to ---------------------------------------------------------------------
-
-    def _take_join(self, request: Join, ticket: Ticket, name: str) -> None:
-        member = self._membership.by_disk(request.disk_id)
-        if member is not None:
-            same = not (member.name and name) or member.name == name
-            ticket.outcome = self._admitted(member) if same else Reply.refused(f"this disk is {member.name!r}'s")
-            return
-
-        # Whether the name is free is for the log to say: its owner may have been removed by an entry not applied yet.
-        entry = _envelope.allocate_entry(request.disk_id, request.address, request.wants_vote, name)
-        try:
-            self._engine.propose([entry])
-        except Refused as refused:
-            ticket.outcome = Reply.retry(refused.reason)
-            return
-
-        self._joins.setdefault(request.disk_id, []).append(ticket)
-
-    def _admitted(self, member: Member) -> Reply:
-        rows = [[node_id, address] for node_id, address in self._membership.addresses().items()]
-        return Reply(Status.OK, (self.identity.cluster_id, member.node_id, rows))
-
-    def _taken_name(self, name: str) -> Reply:
-        member = self._membership.by_name(name)
-        return Reply.refused(
-            f"the certificate names {name!r}, which is node {member.node_id if member else 0} already: remove that "
-            f"node first if its disk is lost, or use a certificate of another name"
-        )
-
-    def _take_removal(self, node_id: int, ticket: Ticket) -> None:
-        conf_state = self._membership.conf_state
-        if node_id not in self._membership.members:
-            known = node_id < self._membership.next_id
-            ticket.outcome = Reply(Status.OK) if known else Reply.refused(f"there is no node {node_id}")
-        elif set(conf_state.voters) == {node_id}:
-            ticket.outcome = Reply.refused(
-                f"node {node_id} is the last voter of cluster {self.identity.cluster!r}: it cannot leave; "
-                f"stop it instead"
-            )
-        elif node_id == self._me:
-            # A leader never removes itself (rule 11): whoever leads next does.
-            self.transfer()
-            ticket.outcome = Reply.retry("the leader hands over first")
-        else:
-            self._removals.setdefault(node_id, []).append(ticket)
-            self._manage_due = True
-
-    def _manage(self) -> None:
-        """Propose the one conf change that is due, if none is under way: whoever leads sees to it (rule 21).
-
-        What is wanted is read off the applied state, so that a new leader goes on where the old one stopped.
-        """
-        removals = bool(self._removals)
-        absent = [m for m in self._membership.members if m not in self._membership.conf_state.everyone]
-        ready_learners = [n for n, rounds in self._learner_rounds.items() if rounds >= self.settings.promotion_rounds]
-        if not (removals or absent or ready_learners):
-            return
-
-        status = self._engine.status()
-        if status.pending_conf_change or status.transferring_to or status.conf_state != self._membership.conf_state:
-            return
-
-        if removals:
-            change = ("remove", next(iter(self._removals)))
-        elif absent:
-            change = ("add_learner", absent[0])
-        else:
-            change = ("add_voter", ready_learners[0])
-
-        try:
-            self._engine.propose_conf_change(_envelope.conf_change_context([change]), [change])
-        except Refused as refused:
-            self.counters[f"held: {refused.reason}"] += 1
-            if refused.reason == "last_voter":
-                for ticket in self._removals.pop(change[1], ()):
-                    self._answer_ticket(ticket, Reply.refused(f"node {change[1]} is the last voter: it cannot leave"))
-
-    def _count_learner_rounds(self) -> None:
-        learners = self._membership.conf_state.learners
-        if self.role is not Role.LEADER or not learners:
-            self._learner_rounds.clear()
-            return
-
-        status = self._engine.status()
-        rounds = {}
-        for peer in status.progress:
-            member = self._membership.members.get(peer.node_id)
-            if peer.node_id in learners and member is not None and member.wants_vote:
-                caught_up = peer.recent_active and peer.matched >= self._commit_at_last_tick > 0
-                rounds[peer.node_id] = self._learner_rounds.get(peer.node_id, 0) + 1 if caught_up else 0
-
-        self._learner_rounds = rounds
-        self._commit_at_last_tick = status.commit
 
 
 def _to_outcome(answer: Answer) -> Any:
