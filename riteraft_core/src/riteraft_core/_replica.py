@@ -20,6 +20,7 @@ from typing import Any
 import msgpack
 
 from . import _envelope, _requests
+from ._announcements import Announcements
 from ._digests import Digests
 from ._effects import Apply, Ask, Compact, Effects, Save, SendSnapshot, Write
 from ._envelope import Kind
@@ -28,7 +29,7 @@ from ._log_sizes import LogSizes
 from ._membership import Membership
 from ._proposals import Proposal, Proposals, Ticket
 from ._reads import Reads, ReadTicket
-from ._requests import Directory, Forward, Join, Moved, Read, Remove, Reply, Request, Status, Who
+from ._requests import Forward, Join, Moved, Read, Remove, Reply, Request, Status, Who
 from ._sessions import Admission, Answer, Rejection, Sessions
 from ._stewardship import Stewardship
 from .errors import CommandRejected, ConsensusError, NodeStopped, OutcomeUnknown, Refused, Removed, RiteraftError
@@ -62,8 +63,6 @@ FOUNDING = HardState(term=1, vote=0, commit=1)
 """A founder's first hard state: with term 0 raft-rs panics on the first PreVote it rejects (rule 2)."""
 _GOLDEN_RATIO = (5**0.5 - 1) / 2
 """Its multiples, but for their whole part, are spread evenly, however many of them there are."""
-ANNOUNCE_AGAIN = 20
-"""Of so many rounds of announcing our address one goes to every peer, the others to those who did not answer yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,9 +190,7 @@ class Replica:
         self._address_asked_at: int | None = None
         self._name_asked_at: int | None = None
         self._announced_at: int | None = None
-        self._announcing: dict[int, Ask] = {}
-        self._announced: set[int] = set()
-        self._announce_rounds = 0
+        self._announcements = Announcements(self._me, address)
         self._internal: list[tuple[bytes, bytes]] = []
         self._session_changed = False
         self._forwarding: Ask | None = None
@@ -306,7 +303,8 @@ class Replica:
         if isinstance(request, Who):
             ticket.outcome = Reply(Status.OK, (self.identity.cluster, self.identity.cluster_id, self._me))
         elif isinstance(request, Moved):
-            ticket.outcome = self._note_move(request)
+            ticket.outcome = self._announcements.heard(self._membership, self.applied, request)
+            self._peers_changed = True
         elif isinstance(request, Join) and request.cluster != self.identity.cluster:
             ticket.outcome = Reply.refused(
                 f"this is cluster {self.identity.cluster!r}, not {request.cluster!r}: check `cluster` and `peers`"
@@ -338,8 +336,8 @@ class Replica:
             self._take_read_reply(raw)
         elif ask is self._forwarding:
             self._take_forward_reply(ask, raw)
-        elif (peer := next((peer for peer, sent in self._announcing.items() if sent is ask), None)) is not None:
-            self._take_directory(peer, raw)
+        elif ask in self._announcements and self._announcements.answered(self._membership, self.applied, ask, raw):
+            self._peers_changed = True
         # else another leader was asked since, with the same ids
 
     def _take_read_reply(self, raw: bytes | None) -> None:
@@ -751,7 +749,7 @@ class Replica:
                 self._reading = None
                 self._reads.fail_round()
 
-            self._asks_due = [ask for ask in self._asks_due if ask in self._announcing.values()]
+            self._asks_due = [ask for ask in self._asks_due if ask in self._announcements]
             self._leader_deaf_until = 0
             self._session_asked_at = self._address_asked_at = self._name_asked_at = self._digest_told_at = None
             self._internal.clear()
@@ -801,49 +799,8 @@ class Replica:
         return bool(self.name) and not member.name and self._membership.by_name(self.name) is None
 
     def _announce(self) -> None:
-        """Tell each peer where we are, until it knows, and hear where the others are.
-
-        The log alone cannot do it: who dials an old address of the leader's never gets the entry that holds the new
-        one, and a leader that dials an old address cannot tell that it leads. A peer that starts anew has forgotten
-        what it was told, so everyone is told again now and then, and all the time while the log does not hold it.
-        """
         self._announced_at = self._tick
-        member = self.member
-        self._announce_rounds += 1
-        if self._announce_rounds % ANNOUNCE_AGAIN == 0 or (member is not None and member.address != self.address):
-            self._announced.clear()
-
-        payload = _requests.encode(Moved(self._me, self.address))
-        peers = self.peers()
-        self._announcing = {peer: Ask(peers[peer], payload) for peer in peers if peer not in self._announced}
-        self._asks_due.extend(self._announcing.values())
-
-    def _note_move(self, request: Moved) -> Reply:
-        membership = self._membership
-        member = membership.members.get(request.node_id)
-        if member is not None and member.address == request.address:
-            membership.moved.pop(request.node_id, None)
-        elif request.node_id != self._me and request.node_id in membership.addresses():
-            membership.moved[request.node_id] = request.address
-
-        self._peers_changed = True
-        return _requests.directory_reply(Directory(self.applied, membership.settled(), membership.moved))
-
-    def _take_directory(self, peer: int, raw: bytes | None) -> None:
-        del self._announcing[peer]
-        try:
-            reply = None if raw is None else _requests.decode_reply(raw)
-            directory = None if reply is None or reply.status is not Status.OK else _requests.read_directory(reply)
-        except ValueError:
-            directory = None
-
-        if directory is not None:
-            self._announced.add(peer)
-            # Who was away may know an old address of one that moved meanwhile.
-            newer = directory.settled if directory.applied > self.applied else {}
-            self._membership.moved.update({**newer, **directory.moved})
-            self._membership.moved.pop(self._me, None)
-            self._peers_changed = True
+        self._asks_due += self._announcements.next_round(self._membership)
 
     def _is_due(self, asked_at: int | None) -> bool:
         return asked_at is None or self._tick - asked_at >= self.settings.retry_ticks
