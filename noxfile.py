@@ -66,8 +66,11 @@ TEST = [
 ]
 LINT = ["ruff~=0.17.6"]
 # mypy checks as for Python 3.10, so the backports that are installed only there must be here too.
-TYPES = ["exceptiongroup>=1.2", "msgpack-types>=0.5", "mypy>=2.4", "nox>=2025.5.1", "tomli>=2.0", "types-psutil>=6.1"]
-TYPES += ["types-grpcio>=1.76", "types-protobuf>=6.31"]
+TYPES = [
+    *("exceptiongroup>=1.2", "tomli>=2.0"),
+    *("mypy>=2.4", "nox>=2025.5.1"),
+    *("msgpack-types>=0.5", "types-grpcio>=1.76", "types-protobuf>=6.31", "types-psutil>=6.1"),
+]
 BUILD = ["build>=1.2.2", "hatchling>=1.27", "twine>=6.1"]
 BENCHMARK = ["matplotlib>=3.9", "pysyncobj==0.3.17", "trio>=0.27", "uvloop>=0.21"]
 AUDIT = ["pip-audit>=2.8"]

@@ -60,6 +60,35 @@ async def test_lead_join_send_read_leave(world: World) -> None:
     assert ended == ["second", "first"]
 
 
+async def test_a_member_that_is_gone_is_removed(world: World) -> None:
+    with anyio.fail_after(PATIENCE):
+        one, two, three = (raft(world, name) for name in ("n1", "n2", "n3"))
+        mailbox = one.mailbox()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(one.lead)
+            first = await mailbox.node()
+            for joiner in (two, three):
+                tasks.start_soon(joiner.join, first.status().address)
+
+            gone = await three.mailbox().node()
+            await until(lambda: len(first.status().voters) == 3)
+            with pytest.raises(ValueError, match="use `leave`"):
+                await mailbox.remove(1)
+
+            with pytest.raises(CommandRejected, match="no node 99"):
+                await mailbox.remove(99)
+
+            node_id = gone.status().node_id
+            gone.stop()
+            await mailbox.remove(node_id)
+            assert node_id not in first.status().members
+            await mailbox.remove(node_id)  # it is gone already
+            tasks.cancel_scope.cancel()
+
+    with pytest.raises(NodeStopped):
+        await mailbox.remove(2)
+
+
 async def test_a_mailbox_may_be_taken_at_any_time(world: World) -> None:
     one = raft(world)
     early = one.mailbox()

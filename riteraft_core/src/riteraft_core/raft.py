@@ -126,6 +126,16 @@ class Mailbox:
         """
         await (await self.node()).leave(timeout=timeout)
 
+    async def remove(self, node_id: int, *, timeout: float | None = None) -> None:
+        """Take another member out of the cluster, whether it runs or not; return once that is committed.
+
+        :raises CommandRejected: no node ever had this id, or it is the last voter.
+        :raises OutcomeUnknown: it was not confirmed within `timeout` seconds.
+        :raises NodeStopped: the node has stopped.
+        :raises ValueError: it is this node itself: use `leave`.
+        """
+        await (await self.node()).remove(node_id, timeout=timeout)
+
     async def read_barrier(self, *, timeout: float | None = None) -> None:
         """Wait until a read of the local Store is linearizable: see `Node.read_barrier`.
 
