@@ -25,6 +25,7 @@ import riteraft_transport_grpc._wire as wire
 from riteraft_core.protocols import Transport, TransportContext
 from riteraft_core.security import Security
 from riteraft_core.testing.transport_suite import RecordingHandler, identity_of
+from riteraft_core.types import Hello
 
 from riteraft_transport_grpc import GrpcOptions, open_grpc
 
@@ -33,8 +34,8 @@ SETTINGS = bytes.fromhex("000000040000000000")
 Unary: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"
 Call: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
 
-PEER = wire.hello_of(identity_of(2), 1)
-JOINER = wire.hello_of(None, 0)
+PEER = Hello.of(identity_of(2), 1)
+JOINER = Hello.of(None, 0)
 
 
 def mebibytes() -> float:

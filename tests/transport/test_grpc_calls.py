@@ -43,8 +43,8 @@ OPEN = Security("suite")
 
 PATIENT = GrpcOptions(handshake_timeout=NEVER, frame_timeout=NEVER, idle_timeout=NEVER)
 
-PEER = wire.hello_of(identity_of(2), 1)
-JOINER = wire.hello_of(None, 0)
+PEER = Hello.of(identity_of(2), 1)
+JOINER = Hello.of(None, 0)
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

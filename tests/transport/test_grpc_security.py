@@ -27,7 +27,7 @@ from riteraft_core.security import Mode, Security
 from riteraft_core.shared_secret import Dialler, Meeting, Secret
 from riteraft_core.testing.securities import Securities
 from riteraft_core.testing.transport_suite import PATIENCE, Peer, RecordingHandler, identity_of
-from riteraft_core.types import Principal, PrincipalRole, Refusal, RefusalCode
+from riteraft_core.types import Hello, Principal, PrincipalRole, Refusal, RefusalCode
 from riteraft_transport_grpc._transport import GrpcTransport
 
 from riteraft_core import _certificates
@@ -40,7 +40,7 @@ Call: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
 
 NEVER = 3600.0
 PATIENT = GrpcOptions(handshake_timeout=NEVER, frame_timeout=NEVER, idle_timeout=NEVER)
-PEER = wire.hello_of(identity_of(2), 1)
+PEER = Hello.of(identity_of(2), 1)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from riteraft_transport_grpc import transport_pb2 as pb
 
 SOURCES = Path(wire.__file__).parents[1]
 PROTO = "riteraft_transport_grpc/transport.proto"
-HELLO = wire.hello_of(identity_of(1), 2)
+HELLO = Hello.of(identity_of(1), 2)
 
 
 def test_the_generated_code_is_that_of_the_proto(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_the_generated_code_is_that_of_the_proto(tmp_path: Path) -> None:
         assert all(f"    {field.name}: " in stub for field in message.field)
 
 
-@pytest.mark.parametrize("hello", [HELLO, wire.hello_of(None, 0), Hello(b"\xff" * 16, 2**64 - 1, 2**64 - 1, b"d", 9)])
+@pytest.mark.parametrize("hello", [HELLO, Hello.of(None, 0), Hello(b"\xff" * 16, 2**64 - 1, 2**64 - 1, b"d", 9)])
 def test_a_hello_arrives_as_it_was(hello: Hello) -> None:
     assert wire.decode_hello([("user-agent", "x"), *wire.encode_hello(hello, b"nonce")]) == (hello, b"nonce")
 

@@ -27,7 +27,7 @@ from riteraft_core.testing.securities import Securities
 from riteraft_core.testing.transport_suite import PATIENCE, Peer, RecordingHandler, identity_of
 from riteraft_core.types import Hello, Principal, PrincipalRole, Refusal, RefusalCode
 from riteraft_transport_tcp._framing import FrameDecoder, Kind, encode
-from riteraft_transport_tcp._handshake import Purpose, decode_answer, encode_hello, encode_refusal, hello_of
+from riteraft_transport_tcp._handshake import Purpose, decode_answer, encode_hello, encode_refusal
 from riteraft_transport_tcp._sealed import MAX_RECORD, Records
 from riteraft_transport_tcp._transport import TcpTransport
 
@@ -103,7 +103,7 @@ async def turned_away(one: Peer, context: ssl.SSLContext) -> None:
             secured = await TLSStream.wrap(
                 stream, hostname="127.0.0.1", ssl_context=context, standard_compatible=False, server_side=False
             )
-            await secured.send(encode_hello(hello_of(identity_of(2), 1), Purpose.MESSAGES))
+            await secured.send(encode_hello(Hello.of(identity_of(2), 1), Purpose.MESSAGES))
             assert await closed(secured) == b""
     except (ssl.SSLError, anyio.EndOfStream, anyio.BrokenResourceError):
         pass
@@ -134,7 +134,7 @@ async def test_s6_who_cannot_prove_its_certificate_is_turned_away(
         await turned_away(one, client_context(ca, expired, expired.with_suffix(".key")))
         await turned_away(one, old)
         plain = await connect(one)
-        await plain.send(encode_hello(hello_of(identity_of(2), 1), Purpose.MESSAGES))
+        await plain.send(encode_hello(Hello.of(identity_of(2), 1), Purpose.MESSAGES))
         await closed(plain)
         await plain.aclose()
         await eventually(lambda: counters(one).get("tls") == 5)
@@ -153,7 +153,7 @@ async def test_s6_the_right_ca_and_no_name_of_ours_is_refused(securities: Securi
         stream = await connect(one)
         context = client_context(securities.folder / "ca.pem", certificate, certificate.with_suffix(".key"))
         secured = await TLSStream.wrap(stream, hostname="127.0.0.1", ssl_context=context, standard_compatible=False)
-        await secured.send(encode_hello(hello_of(identity_of(2), 1), Purpose.MESSAGES))
+        await secured.send(encode_hello(Hello.of(identity_of(2), 1), Purpose.MESSAGES))
         (frame,) = FrameDecoder(1024).feed(await secured.receive())
         refusal = decode_answer(frame)
         assert refusal is not None
@@ -386,7 +386,7 @@ async def test_a_secrets_handshake_has_its_time_limit(securities: Securities) ->
 
 @pytest.mark.anyio
 async def test_more_than_a_hello_or_a_proof_is_refused(securities: Securities) -> None:
-    hello = hello_of(identity_of(2), 1)
+    hello = Hello.of(identity_of(2), 1)
     dialler = Dialler(securities.secret, Meeting("suite", Purpose.MESSAGES.meeting, hello))
     first = encode_hello(hello, Purpose.MESSAGES, dialler.nonce)
     async with node(1, securities.of(Mode.SECRET)) as one:

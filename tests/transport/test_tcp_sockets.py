@@ -28,7 +28,7 @@ from riteraft_transport_tcp._framing import (
     encode_end,
     encode_messages,
 )
-from riteraft_transport_tcp._handshake import Purpose, decode_answer, encode_hello, hello_of
+from riteraft_transport_tcp._handshake import Purpose, decode_answer, encode_hello
 from riteraft_transport_tcp._transport import TcpTransport
 
 from riteraft_transport_tcp import TcpOptions, open_tcp
@@ -122,7 +122,7 @@ async def eventually(condition: Callable[[], object]) -> None:
         encode_messages(7, [b"no hello"]),
         encode(Kind.HELLO, 7, b"short"),
         encode(Kind.HELLO, 7, bytes(2000)),
-        encode_hello(hello_of(identity_of(2), 1), Purpose.MESSAGES) + encode_messages(7, [b"too early"]),
+        encode_hello(Hello.of(identity_of(2), 1), Purpose.MESSAGES) + encode_messages(7, [b"too early"]),
     ],
     ids=["http", "zeros", "no hello", "short hello", "long hello", "hello and more"],
 )
@@ -138,7 +138,7 @@ async def test_garbage_is_closed_and_counted(data: bytes) -> None:
 
 async def test_another_version_is_told_so() -> None:
     async with node(1, PATIENT) as one, raw(one) as stranger:
-        hello = bytearray(encode_hello(hello_of(identity_of(2), 1), Purpose.MESSAGES))
+        hello = bytearray(encode_hello(Hello.of(identity_of(2), 1), Purpose.MESSAGES))
         hello[4] = 9
         await stranger.send(bytes(hello))
         refusal = decode_answer(await stranger.frame())
@@ -152,13 +152,13 @@ async def test_another_version_is_told_so() -> None:
 @pytest.mark.parametrize("purpose", [Purpose.MESSAGES, Purpose.SNAPSHOT])
 async def test_without_an_identity_one_may_only_request(purpose: Purpose) -> None:
     async with node(1, PATIENT) as one, raw(one) as stranger:
-        refusal = await stranger.greet(hello_of(None, 1), purpose)
+        refusal = await stranger.greet(Hello.of(None, 1), purpose)
         assert refusal is not None
         assert refusal.code is RefusalCode.FORBIDDEN
         assert one.handler.hellos == []
 
 
-@pytest.mark.parametrize("sent", [b"", encode_hello(hello_of(identity_of(2), 1), Purpose.MESSAGES)[:-1]])
+@pytest.mark.parametrize("sent", [b"", encode_hello(Hello.of(identity_of(2), 1), Purpose.MESSAGES)[:-1]])
 async def test_a_hello_must_come_in_time(sent: bytes) -> None:
     async with node(1, TcpOptions(handshake_timeout=0.1)) as one, raw(one) as stranger:
         if sent:
@@ -169,7 +169,7 @@ async def test_a_hello_must_come_in_time(sent: bytes) -> None:
 
 async def test_a_byte_now_and_then_is_not_a_hello_in_time() -> None:
     async with node(1, TcpOptions(handshake_timeout=0.3)) as one, raw(one) as stranger:
-        hello = encode_hello(hello_of(identity_of(2), 1), Purpose.MESSAGES)
+        hello = encode_hello(Hello.of(identity_of(2), 1), Purpose.MESSAGES)
 
         async def drip() -> None:
             for byte in hello:
@@ -196,7 +196,7 @@ async def test_past_the_limit_of_connections_new_ones_are_closed() -> None:
         async with raw(one) as first, raw(one) as second, raw(one) as third:
             await third.closed()
             for guest in (first, second):
-                assert await guest.greet(hello_of(None, 0), Purpose.REQUEST) is None
+                assert await guest.greet(Hello.of(None, 0), Purpose.REQUEST) is None
         assert counters(one) == {"full": 1}
 
 
@@ -217,7 +217,7 @@ async def test_past_the_limit_of_connections_new_ones_are_closed() -> None:
 async def test_what_a_peer_must_not_send_ends_its_connection(data: bytes) -> None:
     async with node(1, PATIENT.model_copy(update={"max_frame": 4096})) as one:
         async with raw(one) as peer:
-            assert await peer.greet(hello_of(identity_of(2), 1), Purpose.MESSAGES) is None
+            assert await peer.greet(Hello.of(identity_of(2), 1), Purpose.MESSAGES) is None
             await peer.send(encode_messages(7, [b"good"]))
             await one.handler.until(lambda: one.handler.received)
             await peer.send(data)
@@ -228,7 +228,7 @@ async def test_what_a_peer_must_not_send_ends_its_connection(data: bytes) -> Non
 
 async def test_a_joiners_frames_have_a_smaller_limit() -> None:
     async with node(1, PATIENT.model_copy(update={"max_stranger_frame": 4096})) as one, raw(one) as joiner:
-        assert await joiner.greet(hello_of(None, 0), Purpose.REQUEST) is None
+        assert await joiner.greet(Hello.of(None, 0), Purpose.REQUEST) is None
         await joiner.send(encode_call(Kind.REQUEST, 0, 1, bytes(4096)))
         await joiner.closed()
         assert counters(one) == {"frame": 1}
@@ -236,7 +236,7 @@ async def test_a_joiners_frames_have_a_smaller_limit() -> None:
 
 async def test_a_frame_must_be_whole_in_time() -> None:
     async with node(1, PATIENT.model_copy(update={"frame_timeout": 0.1})) as one, raw(one) as peer:
-        assert await peer.greet(hello_of(identity_of(2), 1), Purpose.MESSAGES) is None
+        assert await peer.greet(Hello.of(identity_of(2), 1), Purpose.MESSAGES) is None
         await peer.send(encode_messages(7, [b"half"])[:-1])
         await peer.closed()
         assert one.handler.received == []
@@ -245,7 +245,7 @@ async def test_a_frame_must_be_whole_in_time() -> None:
 @pytest.mark.parametrize("purpose", list(Purpose))
 async def test_a_silent_connection_is_closed(purpose: Purpose) -> None:
     async with node(1, PATIENT.model_copy(update={"idle_timeout": 0.1})) as one, raw(one) as peer:
-        assert await peer.greet(hello_of(identity_of(2), 1), purpose) is None
+        assert await peer.greet(Hello.of(identity_of(2), 1), purpose) is None
         await peer.closed()
 
 
@@ -277,7 +277,7 @@ async def test_a_request_may_take_longer_than_a_connection_may_be_silent() -> No
 
 async def test_a_newer_connection_of_a_peer_replaces_the_older() -> None:
     async with node(1, PATIENT) as one, raw(one) as old, raw(one) as new:
-        hello = hello_of(identity_of(2), 1)
+        hello = Hello.of(identity_of(2), 1)
         assert await old.greet(hello, Purpose.MESSAGES) is None
         assert await new.greet(hello, Purpose.MESSAGES) is None
         await old.closed()
@@ -287,7 +287,7 @@ async def test_a_newer_connection_of_a_peer_replaces_the_older() -> None:
 
 async def test_a_peer_has_a_few_connections_only() -> None:
     async with node(1, PATIENT) as one, raw(one) as first:
-        hello = hello_of(identity_of(2), 0)
+        hello = Hello.of(identity_of(2), 0)
         assert await first.greet(hello, Purpose.REQUEST) is None
         async with raw(one) as a, raw(one) as b, raw(one) as c, raw(one) as last:
             for guest in (a, b, c, last):
@@ -301,7 +301,7 @@ async def test_who_never_reads_its_answers_is_given_up() -> None:
     # Its requests stop being read once a bound of unread answers is reached, and then its connection ends.
     options = PATIENT.model_copy(update={"frame_timeout": 0.3, "max_request_bytes": 1 << 20})
     async with node(1, options) as one, raw(one) as greedy:
-        assert await greedy.greet(hello_of(identity_of(2), 0), Purpose.REQUEST) is None
+        assert await greedy.greet(Hello.of(identity_of(2), 0), Purpose.REQUEST) is None
 
         async def flood() -> None:
             for number in range(10_000):
@@ -323,7 +323,7 @@ async def test_an_error_of_the_handler_ends_one_connection_only(caplog: pytest.L
 
         one.handler.messages = fail  # type: ignore[method-assign]
         async with raw(one) as peer:
-            assert await peer.greet(hello_of(identity_of(2), 1), Purpose.MESSAGES) is None
+            assert await peer.greet(Hello.of(identity_of(2), 1), Purpose.MESSAGES) is None
             await peer.send(encode_messages(7, [b"poison"]))
             await peer.closed()
         assert "a bug of ours" in caplog.text
@@ -349,7 +349,7 @@ CHUNK = encode(Kind.CHUNK, 7, b"chunk")
 )
 async def test_a_snapshot_that_is_not_what_was_sent_is_not_taken(data: bytes, why: str) -> None:
     async with node(1, PATIENT) as one, raw(one) as peer:
-        assert await peer.greet(hello_of(identity_of(2), 1), Purpose.SNAPSHOT) is None
+        assert await peer.greet(Hello.of(identity_of(2), 1), Purpose.SNAPSHOT) is None
         await peer.send(encode(Kind.SNAPSHOT, 7, b"header"))
         await peer.send(data)
         answer = await peer.frame()
@@ -362,7 +362,7 @@ async def test_a_snapshot_that_is_not_what_was_sent_is_not_taken(data: bytes, wh
 
 async def test_a_snapshot_with_a_flipped_bit_is_not_taken() -> None:
     async with node(1, PATIENT) as one, raw(one) as peer:
-        assert await peer.greet(hello_of(identity_of(2), 1), Purpose.SNAPSHOT) is None
+        assert await peer.greet(Hello.of(identity_of(2), 1), Purpose.SNAPSHOT) is None
         await peer.send(encode(Kind.SNAPSHOT, 7, b"header") + CHUNK[:-1] + b"!")
         await peer.closed()
         assert one.handler.snapshots == []
@@ -372,7 +372,7 @@ async def test_a_snapshot_with_a_flipped_bit_is_not_taken() -> None:
 async def test_a_snapshot_cut_short_is_not_taken() -> None:
     async with node(1, PATIENT) as one:
         async with raw(one) as peer:
-            assert await peer.greet(hello_of(identity_of(2), 1), Purpose.SNAPSHOT) is None
+            assert await peer.greet(Hello.of(identity_of(2), 1), Purpose.SNAPSHOT) is None
             await peer.send(encode(Kind.SNAPSHOT, 7, b"header") + CHUNK)
         await one.handler.until(lambda: one.handler.broken_snapshots)
         assert isinstance(one.handler.broken_snapshots[0], PeerUnreachable)
@@ -505,7 +505,7 @@ async def test_a_failing_accept_does_not_end_the_listener(caplog: pytest.LogCapt
             server = cast("TcpTransport", one.transport)._server
             tasks.start_soon(server.accept, cast("SocketListener", Listener()), tasks)
             async with await anyio.connect_tcp("127.0.0.1", port) as stream:
-                assert await Raw(stream).greet(hello_of(identity_of(2), 1), Purpose.MESSAGES) is None
+                assert await Raw(stream).greet(Hello.of(identity_of(2), 1), Purpose.MESSAGES) is None
             tasks.cancel_scope.cancel()
         assert counters(one) == {"accept": 3}
         assert caplog.text.count("Too many open files") == 1

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import re
 from dataclasses import dataclass
 
+from .errors import ConfigError
+
 # Letters, digits, dots, dashes (and the underscores of container networks); no label over 63, as DNS has it.
 _NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?\Z")
+
+_CURES = {
+    errno.EADDRINUSE: "another program listens there: stop it, or choose another port (0 takes a free one)",
+    errno.EADDRNOTAVAIL: "this machine has no such address: choose one of its own, or 0.0.0.0 for all of them",
+    errno.EACCES: "this user may not use that port: choose one from 1024 up",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,3 +57,8 @@ class Address:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def not_listening(self, why: OSError) -> ConfigError:
+        """Return what to tell a user whose transport cannot listen here."""
+        cure = _CURES.get(why.errno or 0, "choose another address")
+        return ConfigError(f"address: cannot listen on {self}: {why.strerror or why}; {cure}")

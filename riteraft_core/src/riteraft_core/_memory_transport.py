@@ -5,6 +5,7 @@ It keeps the promises of every transport (bounded outboxes, order, admission, ta
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -18,7 +19,9 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ._address import Address
+from ._task_group import background
 from .errors import ConfigError, PeerUnreachable
+from .peers import Peers
 from .protocols import Handler, Transport, TransportContext
 from .types import Hello, Identity
 
@@ -96,13 +99,18 @@ class MemoryTransportOptions(BaseModel):
 class _Outbox:
     """The messages for one peer."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, deliver: Callable[[_Outbox], Awaitable[None]]) -> None:
         self.address = address
         self.scope = anyio.CancelScope()
         self.queue: deque[bytes] = deque()
         self.bytes = 0
         self.dropping = False
         self.wake = anyio.Event()
+        self._deliver = deliver
+
+    async def run(self) -> None:
+        with self.scope:
+            await self._deliver(self)
 
 
 class _Call:
@@ -128,12 +136,8 @@ class MemoryTransport:
         self._identity = context.identity
         self._address = address
         self._tasks = tasks
-        self._outboxes: dict[int, _Outbox] = {}
-        # Peers to tell the handler about: from a task of its own, since `send` must not call back.
-        self._unreachable: dict[int, None] = {}
-        self._unknown: set[int] = set()
-        self._tell = anyio.Event()
-        tasks.start_soon(self._tell_unreachable)
+        self._peers = Peers(context.handler, tasks, self._open_outbox)
+        tasks.start_soon(self._peers.run)
 
     @property
     def address(self) -> str:
@@ -146,31 +150,19 @@ class MemoryTransport:
 
     def set_peers(self, peers: Mapping[int, str]) -> None:
         """Replace the map node id → address."""
-        for peer, outbox in tuple(self._outboxes.items()):
-            if peers.get(peer) != outbox.address:
-                outbox.scope.cancel()
-                del self._outboxes[peer]
-                if peer in peers:
-                    self._dropped(peer)
-        self._unknown.difference_update(peers)
-        for peer, address in peers.items():
-            if peer not in self._outboxes:
-                outbox = self._outboxes[peer] = _Outbox(address)
-                self._tasks.start_soon(self._deliver, peer, outbox)
+        self._peers.replace(peers)
 
     def send(self, peer: int, messages: Sequence[bytes]) -> None:
         """Queue messages for `peer`, or drop them; at once."""
-        outbox = self._outboxes.get(peer)
+        outbox = self._peers.outbox(peer)
         if outbox is None or self._identity is None:
-            if peer not in self._unknown:
-                self._unknown.add(peer)
-                self._dropped(peer)
+            self._peers.drop(peer)
             return
         for message in messages:
             if len(outbox.queue) >= _OUTBOX_MESSAGES or outbox.bytes + len(message) > _OUTBOX_BYTES:
                 if not outbox.dropping:
                     outbox.dropping = True
-                    self._dropped(peer)
+                    self._peers.dropped(peer)
                 break
             outbox.queue.append(message)
             outbox.bytes += len(message)
@@ -187,7 +179,7 @@ class MemoryTransport:
 
     async def send_snapshot(self, peer: int, header: bytes, chunks: AsyncIterable[bytes]) -> None:
         """Stream a snapshot beside the messages; return once the peer took it whole."""
-        outbox = self._outboxes.get(peer)
+        outbox = self._peers.outbox(peer)
         identity = self._identity
         if outbox is None or identity is None:
             raise PeerUnreachable(peer, "its address is not known here, or this node has no identity yet")
@@ -228,11 +220,11 @@ class MemoryTransport:
         if unreachable is not None:
             raise unreachable
 
+    def _open_outbox(self, peer: int, address: str) -> _Outbox:
+        return _Outbox(address, functools.partial(self._deliver, peer))
+
     def _hello(self, to: int) -> Hello:
-        identity = self._identity
-        if identity is None:
-            return Hello(cluster_id=b"", group=0, node_id=0, disk_id=b"", to=to)
-        return Hello(identity.cluster_id, identity.group, identity.node_id, identity.disk_id, to)
+        return Hello.of(self._identity, to)
 
     async def _call(
         self, name: object, address: str, hello: Hello, run: Callable[[MemoryTransport], Awaitable[bytes]]
@@ -247,9 +239,7 @@ class MemoryTransport:
             raise PeerUnreachable(name, "nobody answers there")
         refusal = target._handler.admit(hello)
         if refusal is not None:
-            for peer, outbox in self._outboxes.items():
-                if outbox.address == address:
-                    self._handler.refused(peer, refusal)
+            self._peers.refused(address, refusal)
             raise PeerUnreachable(name, f"it refused us ({refusal.code.value}): {refusal.text}")
         call = _Call(self._address, address)
         self._network._calls.add(call)
@@ -276,44 +266,31 @@ class MemoryTransport:
     async def _deliver(self, peer: int, outbox: _Outbox) -> None:
         """Hand the messages of one outbox over as they come; each new listener at its address is a new connection."""
         let_in_by: MemoryTransport | None = None
-        with outbox.scope:
-            while True:
-                while not outbox.queue:
-                    outbox.wake = anyio.Event()
-                    await outbox.wake.wait()
-                await anyio.lowlevel.checkpoint()
-                batch = list(outbox.queue)
-                outbox.queue.clear()
-                outbox.bytes = 0
-                outbox.dropping = False
-                identity = self._identity
-                target = self._network._find(self._address, outbox.address)
-                try:
-                    if target is None or identity is None:
-                        raise PeerUnreachable(peer, "nobody answers there")
-                    if target is not let_in_by:
-                        refusal = target._handler.admit(self._hello(peer))
-                        if refusal is not None:
-                            self._handler.refused(peer, refusal)
-                            raise PeerUnreachable(peer, refusal.text)
-                        let_in_by = target
-                    target._handler.messages(identity.node_id, batch)
-                except Exception as exc:
-                    let_in_by = None
-                    self._logger.debug("messages to node %d were dropped: %r", peer, exc)
-                    self._dropped(peer)
-
-    def _dropped(self, peer: int) -> None:
-        self._unreachable[peer] = None
-        self._tell.set()
-
-    async def _tell_unreachable(self) -> None:
         while True:
-            await self._tell.wait()
-            self._tell = anyio.Event()
-            peers, self._unreachable = self._unreachable, {}
-            for peer in peers:
-                self._handler.unreachable(peer)
+            while not outbox.queue:
+                outbox.wake = anyio.Event()
+                await outbox.wake.wait()
+            await anyio.lowlevel.checkpoint()
+            batch = list(outbox.queue)
+            outbox.queue.clear()
+            outbox.bytes = 0
+            outbox.dropping = False
+            identity = self._identity
+            target = self._network._find(self._address, outbox.address)
+            try:
+                if target is None or identity is None:
+                    raise PeerUnreachable(peer, "nobody answers there")
+                if target is not let_in_by:
+                    refusal = target._handler.admit(self._hello(peer))
+                    if refusal is not None:
+                        self._handler.refused(peer, refusal)
+                        raise PeerUnreachable(peer, refusal.text)
+                    let_in_by = target
+                target._handler.messages(identity.node_id, batch)
+            except Exception as exc:
+                let_in_by = None
+                self._logger.debug("messages to node %d were dropped: %r", peer, exc)
+                self._peers.dropped(peer)
 
 
 class _Stream:
@@ -348,17 +325,11 @@ async def open_memory_transport(options: MemoryTransportOptions, context: Transp
         address = "" if context.address is None else network._free_address(Address.parse(context.address))
     except ValueError as exc:
         raise ConfigError(f"address: {exc}") from exc
-    failure: Exception | None = None
-    async with anyio.create_task_group() as tasks:
+    async with background() as tasks:
         transport = MemoryTransport(network, context, address, tasks)
         if address:
             network._transports[address] = transport
         try:
             yield transport
-        except Exception as exc:  # the block's own: it leaves as it came, not in a group
-            failure = exc
         finally:
             network._transports.pop(address, None)
-            tasks.cancel_scope.cancel()
-    if failure is not None:
-        raise failure

@@ -229,6 +229,13 @@ class Hello:
     principal: Principal | None = None
     """Whom the sender's certificate names: set by the listening side, never taken from the wire."""
 
+    @classmethod
+    def of(cls, identity: Identity | None, to: int) -> Hello:
+        """Return how a node with this identity introduces itself; None for one that has none yet."""
+        if identity is None:
+            return cls(cluster_id=b"", group=0, node_id=0, disk_id=b"", to=to)
+        return cls(identity.cluster_id, identity.group, identity.node_id, identity.disk_id, to)
+
 
 class RefusalCode(str, enum.Enum):
     """Why a peer was not let in, in one word that both sides understand."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import socket
 from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -12,24 +11,19 @@ import anyio
 import grpc
 from anyio.abc import TaskGroup
 from riteraft_core._address import Address
+from riteraft_core._task_group import background
 from riteraft_core.errors import ConfigError, PeerUnreachable
+from riteraft_core.peers import Peers
 from riteraft_core.protocols import Transport, TransportContext
 from riteraft_core.security import Security, Tls, TlsMaterial, check_exposure
 from riteraft_core.types import Hello, Identity
 
-from . import _wire as wire
 from ._client import CallLostError, DeniedError, Dialler, RequestLine, SnapshotSender
 from ._options import GrpcOptions
 from ._outbox import Outbox
 from ._probes import Probes
 from ._server import Server
 from ._settings import server_arguments
-
-_CURES = {
-    errno.EADDRINUSE: "another program listens there: stop it, or choose another port (0 takes a free one)",
-    errno.EADDRNOTAVAIL: "this machine has no such address: choose one of its own, or 0.0.0.0 for all of them",
-    errno.EACCES: "this user may not use that port: choose one from 1024 up",
-}
 
 _LAST_CALLS = 1.0
 """How long the calls that were just ended may take to say so before gRPC breaks their connections off."""
@@ -51,13 +45,9 @@ class GrpcTransport:
             options, context.handler, context.security, context.logger, tasks, self._node_id, self._knocked
         )
         self._probes = Probes(options.max_unauthenticated, self._crowded)
-        self._outboxes: dict[int, Outbox] = {}
+        self._peers = Peers(context.handler, tasks, self._open_outbox, self._server.show_out)
         self._lines: dict[str, RequestLine] = {}
         self._closed = False
-        # Peers to tell the handler about: from a task of its own, since `send` must not call back.
-        self._unreachable: dict[int, None] = {}
-        self._unknown: set[int] = set()
-        self._tell = anyio.Event()
 
     @property
     def address(self) -> str:
@@ -76,37 +66,15 @@ class GrpcTransport:
 
     def set_peers(self, peers: Mapping[int, str]) -> None:
         """Replace the map node id → address."""
-        for peer, outbox in tuple(self._outboxes.items()):
-            if peers.get(peer) != outbox.address:
-                outbox.scope.cancel()
-                del self._outboxes[peer]
-                if peer in peers:
-                    self._dropped(peer)  # what waited for it at its old address
-                else:
-                    self._server.show_out(peer)
-        self._unknown.difference_update(peers)
-        for peer, address in peers.items():
-            if peer not in self._outboxes:
-                outbox = self._outboxes[peer] = Outbox(
-                    peer,
-                    address,
-                    self._options,
-                    self._dialler,
-                    self._logger,
-                    hello=lambda peer=peer: self._hello(peer),  # type: ignore[misc]
-                    dropped=self._dropped,
-                    refused=self._handler.refused,
-                )
-                self._tasks.start_soon(outbox.run)
+        self._peers.replace(peers)
 
     def send(self, peer: int, messages: Sequence[bytes]) -> None:
         """Queue messages for `peer`, or drop them; at once."""
-        outbox = self._outboxes.get(peer)
+        outbox = self._peers.outbox(peer)
         if outbox is not None and self._identity is not None:
             outbox.put(messages)
-        elif peer not in self._unknown:
-            self._unknown.add(peer)
-            self._dropped(peer)
+        else:
+            self._peers.drop(peer)
 
     async def request(self, address: str, payload: bytes) -> bytes:
         """Send one request on the connection kept for `address` and return its answer."""
@@ -129,16 +97,14 @@ class GrpcTransport:
                 if line.idle and self._lines.get(address) is not line:
                     await line.aclose()
         except DeniedError as exc:
-            for peer, outbox in self._outboxes.items():
-                if outbox.address == address:
-                    self._handler.refused(peer, exc.refusal)
+            self._peers.refused(address, exc.refusal)
             raise PeerUnreachable(address, str(exc)) from exc
         except CallLostError as exc:
             raise PeerUnreachable(address, str(exc)) from exc
 
     async def send_snapshot(self, peer: int, header: bytes, chunks: AsyncIterable[bytes]) -> None:
         """Stream a snapshot on a connection of its own; return once the peer took it whole."""
-        outbox = self._outboxes.get(peer)
+        outbox = self._peers.outbox(peer)
         if outbox is None or self._identity is None or self._closed:
             raise PeerUnreachable(peer, "its address is not known here, or this node has no identity yet")
         try:
@@ -150,7 +116,7 @@ class GrpcTransport:
 
     def run(self) -> None:
         """Start the tasks that live as long as the transport."""
-        self._tasks.start_soon(self._tell_unreachable)
+        self._tasks.start_soon(self._peers.run)
         self._tasks.start_soon(self._close_idle_lines)
 
     async def listen(self, address: Address, hosts: Sequence[str], security: Security) -> grpc.aio.Server:
@@ -193,27 +159,27 @@ class GrpcTransport:
         return 0 if self._identity is None else self._identity.node_id
 
     def _hello(self, to: int) -> Hello:
-        return wire.hello_of(self._identity, to)
+        return Hello.of(self._identity, to)
+
+    def _open_outbox(self, peer: int, address: str) -> Outbox:
+        return Outbox(
+            peer,
+            address,
+            self._options,
+            self._dialler,
+            self._logger,
+            hello=lambda: self._hello(peer),
+            dropped=self._peers.dropped,
+            refused=self._handler.refused,
+        )
 
     def _knocked(self, peer: int) -> None:
-        outbox = self._outboxes.get(peer)
+        outbox = self._peers.outbox(peer)
         if outbox is not None:
             outbox.knocked()
 
     def _crowded(self) -> None:
         self._server.complaints.add("probes", "too many health watches and reflection streams: refused one more")
-
-    def _dropped(self, peer: int) -> None:
-        self._unreachable[peer] = None
-        self._tell.set()
-
-    async def _tell_unreachable(self) -> None:
-        while True:
-            await self._tell.wait()
-            self._tell = anyio.Event()
-            peers, self._unreachable = self._unreachable, {}
-            for peer in peers:
-                self._handler.unreachable(peer)
 
     async def _close_idle_lines(self) -> None:
         while True:
@@ -232,8 +198,7 @@ async def open_grpc(options: GrpcOptions, context: TransportContext) -> AsyncIte
     :raises ConfigError: the address cannot be listened on, or may not be without authentication.
     """
     where = None if context.address is None else await _prepare(context.address, context)
-    failure: Exception | None = None
-    async with anyio.create_task_group() as tasks:
+    async with background() as tasks:
         transport = GrpcTransport(options, context, tasks)
         transport.run()
         server: grpc.aio.Server | None = None
@@ -241,16 +206,11 @@ async def open_grpc(options: GrpcOptions, context: TransportContext) -> AsyncIte
             if where is not None:
                 server = await transport.listen(*where, context.security)
             yield transport
-        except Exception as exc:  # the block's own: it leaves as it came, not in a group
-            failure = exc
         finally:
             with anyio.CancelScope(shield=True):
                 await transport.close()
                 if server is not None:
                     await server.stop(_LAST_CALLS)
-            tasks.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
 
 
 async def _prepare(text: str, context: TransportContext) -> tuple[Address, list[str]]:
@@ -273,8 +233,7 @@ async def _prepare(text: str, context: TransportContext) -> tuple[Address, list[
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind((host, wanted.port))
         except OSError as exc:
-            cure = _CURES.get(exc.errno or 0, "choose another address")
-            raise ConfigError(f"address: cannot listen on {wanted}: {exc.strerror or exc}; {cure}") from exc
+            raise wanted.not_listening(exc) from exc
     return wanted, sorted(hosts)
 
 

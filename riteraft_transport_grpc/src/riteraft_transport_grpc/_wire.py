@@ -10,7 +10,7 @@ from zlib import crc32
 from google.protobuf.message import DecodeError
 from riteraft_core.errors import AuthenticationError
 from riteraft_core.shared_secret import MAC_SIZE, Seals
-from riteraft_core.types import Hello, Identity, Refusal, RefusalCode
+from riteraft_core.types import Hello, Refusal, RefusalCode
 
 from . import transport_pb2 as pb
 
@@ -52,13 +52,6 @@ class VersionError(WireError):
 
 
 # --- metadata --------------------------------------------------------------------------------------------------------
-
-
-def hello_of(identity: Identity | None, to: int) -> Hello:
-    """Return how a node with this identity introduces itself; None for a joiner."""
-    if identity is None:
-        return Hello(cluster_id=b"", group=0, node_id=0, disk_id=b"", to=to)
-    return Hello(identity.cluster_id, identity.group, identity.node_id, identity.disk_id, to)
 
 
 def encode_hello(hello: Hello, nonce: bytes = b"") -> tuple[tuple[str, bytes], ...]:

@@ -12,7 +12,7 @@ import enum
 import struct
 
 from riteraft_core.shared_secret import NONCE_SIZE
-from riteraft_core.types import Hello, Identity, Refusal, RefusalCode
+from riteraft_core.types import Hello, Refusal, RefusalCode
 
 from ._framing import PROTOCOL, Frame, FrameError, Kind, VersionError, encode, readable
 
@@ -38,13 +38,6 @@ class Purpose(enum.IntEnum):
     def meeting(self) -> str:
         """What a proof of the shared secret is for."""
         return f"tcp {self.name.lower()}"
-
-
-def hello_of(identity: Identity | None, to: int) -> Hello:
-    """Return how a node with this identity introduces itself; None for a joiner."""
-    if identity is None:
-        return Hello(cluster_id=b"", group=0, node_id=0, disk_id=b"", to=to)
-    return Hello(identity.cluster_id, identity.group, identity.node_id, identity.disk_id, to)
 
 
 def encode_hello(hello: Hello, purpose: Purpose, nonce: bytes = b"") -> bytes:

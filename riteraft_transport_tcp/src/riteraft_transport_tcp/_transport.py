@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -10,23 +9,18 @@ import anyio
 from anyio.abc import SocketAttribute, SocketListener, SocketStream, TaskGroup
 from anyio.streams.stapled import MultiListener
 from riteraft_core._address import Address
+from riteraft_core._task_group import background
 from riteraft_core.errors import ConfigError, PeerUnreachable
+from riteraft_core.peers import Peers
 from riteraft_core.protocols import Transport, TransportContext
 from riteraft_core.security import check_exposure
 from riteraft_core.types import Hello, Identity
 
 from ._client import DeniedError, Dialler, RequestLine, SnapshotSender
 from ._connection import Reaper
-from ._handshake import hello_of
 from ._options import TcpOptions
 from ._outbox import Outbox
 from ._server import Server
-
-_CURES = {
-    errno.EADDRINUSE: "another program listens there: stop it, or choose another port (0 takes a free one)",
-    errno.EADDRNOTAVAIL: "this machine has no such address: choose one of its own, or 0.0.0.0 for all of them",
-    errno.EACCES: "this user may not use that port: choose one from 1024 up",
-}
 
 
 class TcpTransport:
@@ -51,13 +45,9 @@ class TcpTransport:
             node_id=lambda: self._identity.node_id if self._identity is not None else 0,
             knocked=self._knocked,
         )
-        self._outboxes: dict[int, Outbox] = {}
+        self._peers = Peers(context.handler, tasks, self._open_outbox, self._server.show_out)
         self._lines: dict[tuple[str, Identity | None], RequestLine] = {}
         self._closed = False
-        # Peers to tell the handler about: from a task of its own, since `send` must not call back.
-        self._unreachable: dict[int, None] = {}
-        self._unknown: set[int] = set()
-        self._tell = anyio.Event()
 
     @property
     def address(self) -> str:
@@ -75,37 +65,15 @@ class TcpTransport:
 
     def set_peers(self, peers: Mapping[int, str]) -> None:
         """Replace the map node id → address."""
-        for peer, outbox in tuple(self._outboxes.items()):
-            if peers.get(peer) != outbox.address:
-                outbox.scope.cancel()
-                del self._outboxes[peer]
-                if peer in peers:
-                    self._dropped(peer)  # what waited for it at its old address
-                else:
-                    self._server.show_out(peer)
-        self._unknown.difference_update(peers)
-        for peer, address in peers.items():
-            if peer not in self._outboxes:
-                outbox = self._outboxes[peer] = Outbox(
-                    peer,
-                    address,
-                    self._options,
-                    self._dialler,
-                    self._logger,
-                    hello=lambda peer=peer: self._hello(peer),  # type: ignore[misc]
-                    dropped=self._dropped,
-                    refused=self._handler.refused,
-                )
-                self._tasks.start_soon(outbox.run)
+        self._peers.replace(peers)
 
     def send(self, peer: int, messages: Sequence[bytes]) -> None:
         """Queue messages for `peer`, or drop them; at once."""
-        outbox = self._outboxes.get(peer)
+        outbox = self._peers.outbox(peer)
         if outbox is not None and self._identity is not None:
             outbox.put(messages)
-        elif peer not in self._unknown:
-            self._unknown.add(peer)
-            self._dropped(peer)
+        else:
+            self._peers.drop(peer)
 
     async def request(self, address: str, payload: bytes) -> bytes:
         """Send one request on the connection kept for `address` and return its answer."""
@@ -120,7 +88,7 @@ class TcpTransport:
 
     async def send_snapshot(self, peer: int, header: bytes, chunks: AsyncIterable[bytes]) -> None:
         """Stream a snapshot on a connection of its own; return once the peer took it whole."""
-        outbox = self._outboxes.get(peer)
+        outbox = self._peers.outbox(peer)
         if outbox is None or self._identity is None or self._closed:
             raise PeerUnreachable(peer, "its address is not known here, or this node has no identity yet")
         try:
@@ -135,7 +103,7 @@ class TcpTransport:
         for listener in listeners:
             self._tasks.start_soon(self._server.accept, listener, self._tasks)
         self._tasks.start_soon(self._reaper.run)
-        self._tasks.start_soon(self._tell_unreachable)
+        self._tasks.start_soon(self._peers.run)
 
     def close(self) -> None:
         """End what runs in the tasks of callers; the rest ends with the task group."""
@@ -143,10 +111,22 @@ class TcpTransport:
         self._reaper.end_all("the transport was closed")
 
     def _hello(self, to: int) -> Hello:
-        return hello_of(self._identity, to)
+        return Hello.of(self._identity, to)
+
+    def _open_outbox(self, peer: int, address: str) -> Outbox:
+        return Outbox(
+            peer,
+            address,
+            self._options,
+            self._dialler,
+            self._logger,
+            hello=lambda: self._hello(peer),
+            dropped=self._peers.dropped,
+            refused=self._handler.refused,
+        )
 
     def _knocked(self, peer: int) -> None:
-        outbox = self._outboxes.get(peer)
+        outbox = self._peers.outbox(peer)
         if outbox is not None:
             outbox.knocked()
 
@@ -155,21 +135,7 @@ class TcpTransport:
             if kept is line:
                 del self._lines[key]
         if line.refusal is not None:
-            for peer, outbox in self._outboxes.items():
-                if outbox.address == line.address:
-                    self._handler.refused(peer, line.refusal)
-
-    def _dropped(self, peer: int) -> None:
-        self._unreachable[peer] = None
-        self._tell.set()
-
-    async def _tell_unreachable(self) -> None:
-        while True:
-            await self._tell.wait()
-            self._tell = anyio.Event()
-            peers, self._unreachable = self._unreachable, {}
-            for peer in peers:
-                self._handler.unreachable(peer)
+            self._peers.refused(line.address, line.refusal)
 
 
 @asynccontextmanager
@@ -183,19 +149,13 @@ async def open_tcp(options: TcpOptions, context: TransportContext) -> AsyncItera
         address = ""
         if context.address is not None:
             listeners, address = await _listen(context.address, context, stack)
-        failure: Exception | None = None
-        async with anyio.create_task_group() as tasks:
+        async with background() as tasks:
             transport = TcpTransport(options, context, address, tasks)
             transport.run(listeners)
             try:
                 yield transport
-            except Exception as exc:  # the block's own: it leaves as it came, not in a group
-                failure = exc
             finally:
                 transport.close()
-                tasks.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
 
 
 async def _listen(text: str, context: TransportContext, stack: AsyncExitStack) -> tuple[list[SocketListener], str]:
@@ -208,8 +168,7 @@ async def _listen(text: str, context: TransportContext, stack: AsyncExitStack) -
     try:
         multi = await anyio.create_tcp_listener(local_host=wanted.host, local_port=wanted.port)
     except OSError as exc:
-        cure = _CURES.get(exc.errno or 0, "choose another address")
-        raise ConfigError(f"address: cannot listen on {wanted}: {exc.strerror or exc}; {cure}") from exc
+        raise wanted.not_listening(exc) from exc
     stack.push_async_callback(_close, multi)
     port = multi.extra(SocketAttribute.local_port)  # noqa: S610 - not Django's
     listeners = [listener for listener in multi.listeners if isinstance(listener, SocketListener)]
