@@ -18,6 +18,7 @@ def securities(tmp_path_factory: pytest.TempPathFactory) -> Securities:
 
 
 class OnGrpc(TransportSuite):
+    too_large = GrpcOptions().max_frame
     mode = Mode.NONE
 
     @pytest.fixture

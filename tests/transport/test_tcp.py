@@ -16,6 +16,8 @@ def securities(tmp_path_factory: pytest.TempPathFactory) -> Securities:
 
 
 class TestTcp(TransportSuite):
+    too_large = TcpOptions().max_frame
+
     @pytest.fixture(params=["asyncio", "uvloop", "trio"])
     def anyio_backend(self, request: pytest.FixtureRequest) -> object:
         if request.param == "uvloop":
@@ -29,6 +31,7 @@ class TestTcp(TransportSuite):
 
 
 class TestTcpOnIpv6(TransportSuite):
+    too_large = TcpOptions().max_frame
     listen = "[::1]:0"
 
     @pytest.fixture
@@ -37,6 +40,7 @@ class TestTcpOnIpv6(TransportSuite):
 
 
 class TestTcpOnAHostName(TransportSuite):
+    too_large = TcpOptions().max_frame
     listen = "localhost:0"
 
     @pytest.fixture

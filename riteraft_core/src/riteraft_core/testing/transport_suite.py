@@ -21,6 +21,7 @@ from typing import ClassVar, TypeAlias
 import anyio
 import anyio.lowlevel
 import pytest
+from anyio.abc import SocketAttribute, SocketStream
 
 from ..errors import ConfigError, PeerUnreachable
 from ..protocols import Transport, TransportContext
@@ -36,6 +37,7 @@ PATIENCE = 20.0
 """Seconds until a test that waits has failed; none that passes comes near."""
 
 MIB = 1024 * 1024
+LOGGER = logging.getLogger("riteraft.suite")
 
 
 def identity_of(node_id: int, *, cluster_id: bytes = CLUSTER_ID, group: int = 7) -> Identity:
@@ -158,6 +160,8 @@ class TransportSuite:
     """Where the transports of a test listen."""
     large_payload: ClassVar[int] = 8 * MIB
     """The size of a request, an answer and a message that must go through."""
+    too_large: ClassVar[int | None] = None
+    """The size of a request and a message that its sender does not even try to send; None: there is no such size."""
 
     @pytest.fixture(params=["asyncio", "trio"])
     def anyio_backend(self, request: pytest.FixtureRequest) -> object:
@@ -178,13 +182,13 @@ class TransportSuite:
         address: str | None = None,
         identity: Identity | None = None,
     ) -> AsyncIterator[Peer]:
-        """Open one transport; node 0 is a joiner without an identity."""
+        """Open one transport; node 0 is a joiner without an identity, and listens nowhere with an empty address."""
         handler = RecordingHandler()
         context = TransportContext(
             identity=identity or (identity_of(node_id) if node_id else None),
-            address=address or self.listen,
+            address=self.listen if address is None else address or None,
             handler=handler,
-            logger=logging.getLogger("riteraft.suite"),
+            logger=LOGGER,
         )
         with anyio.fail_after(3 * PATIENCE):
             async with open_transport(context) as transport:
@@ -219,6 +223,7 @@ class TransportSuite:
                 async with self.open_peer(open_transport, 2, address=one.address):
                     pass
             assert one.address in str(caught.value)
+            assert "another port" in str(caught.value)
 
     @pytest.mark.parametrize("address", ["127.0.0.1", "::1:7001", "127.0.0.1:port", ":7001"])
     async def test_a_malformed_address_is_refused_by_name(self, open_transport: OpenTransport, address: str) -> None:
@@ -284,6 +289,44 @@ class TransportSuite:
             assert two.handler.principals == [hello.principal]
             assert hello.principal in (None, Principal(PrincipalRole.NODE, "suite", "n1"))
 
+    async def test_a_message_over_the_limit_is_dropped_and_told(self, open_transport: OpenTransport) -> None:
+        """By its sender, which then goes on with the next; what is `too_large` has no other way to end."""
+        if self.too_large is not None:
+            async with self.open_pair(open_transport) as (one, two):
+                one.transport.send(2, [bytes(self.too_large)])
+                await one.handler.until(lambda: one.handler.unreached == [2])
+                await one.send_until(2, b"afterwards", two)
+                assert {message for _, message in two.handler.received} == {b"afterwards"}
+
+    async def test_an_error_of_the_handler_ends_one_connection_only(
+        self, open_transport: OpenTransport, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """It stands in the log, and the next connection is served."""
+        caplog.set_level(logging.DEBUG)
+        async with self.open_pair(open_transport) as (one, two):
+            take = two.handler.messages
+
+            def fail(peer: int, messages: Sequence[bytes]) -> None:
+                two.handler.messages = take  # type: ignore[method-assign]
+                raise RuntimeError("a bug of ours")
+
+            two.handler.messages = fail  # type: ignore[method-assign]
+            await one.send_until(2, b"poison", two)
+            await two.send_until(1, b"the other way", one)
+            assert await one.transport.request(two.address, b"abc") == b"cba"
+            assert "a bug of ours" in caplog.text
+
+    async def test_a_day_without_trouble_leaves_no_line_in_the_log(
+        self, open_transport: OpenTransport, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """At INFO and above, where somebody reads it."""
+        caplog.set_level(logging.INFO)
+        async with self.open_pair(open_transport) as (one, two):
+            await one.send_until(2, b"there", two)
+            assert await one.transport.request(two.address, b"abc") == b"cba"
+            await one.transport.send_snapshot(2, b"header", Chunks(b"chunk"))
+        assert [record.getMessage() for record in caplog.records if record.name == LOGGER.name] == []
+
     # --- peers that are not there ------------------------------------------------------------------------------------
 
     async def test_a_send_never_calls_back(self, open_transport: OpenTransport) -> None:
@@ -314,6 +357,35 @@ class TransportSuite:
                 await one.transport.request(address, b"question")
             with pytest.raises(PeerUnreachable):
                 await one.transport.send_snapshot(2, b"header", Chunks(b"chunk"))
+
+    async def test_a_peer_at_a_malformed_address_is_unreachable(self, open_transport: OpenTransport) -> None:
+        """An address comes from other nodes, too: it is no reason to end."""
+        async with self.open_peer(open_transport, 1) as one:
+            one.transport.set_peers({2: "localhost"})
+            one.transport.send(2, [b"lost"])
+            await one.handler.until(lambda: one.handler.unreached == [2])
+            with pytest.raises(PeerUnreachable, match="localhost: "):
+                await one.transport.request("localhost", b"question")
+
+    async def test_a_server_of_another_kind_is_unreachable(self, open_transport: OpenTransport) -> None:
+        """Somebody listens at the address, and speaks another protocol."""
+
+        async def serve_web(stream: SocketStream) -> None:
+            async with stream:
+                await stream.receive()
+                await stream.send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+        async with listener, anyio.create_task_group() as tasks, self.open_peer(open_transport, 1) as one:
+            tasks.start_soon(listener.serve, serve_web)
+            address = f"127.0.0.1:{listener.extra(SocketAttribute.local_port)}"  # noqa: S610 - not Django's
+            with pytest.raises(PeerUnreachable):
+                await one.transport.request(address, b"question")
+            one.transport.set_peers({2: address})
+            one.transport.send(2, [b"lost"])
+            await one.handler.until(lambda: 2 in one.handler.unreached)
+            assert one.handler.refusals == []
+            tasks.cancel_scope.cancel()
 
     async def test_a_dead_peer_costs_its_own_queue_only(self, open_transport: OpenTransport) -> None:
         """A flood for a dead peer leaves the one that is alive undisturbed."""
@@ -448,6 +520,12 @@ class TransportSuite:
             await joiner.transport.request(two.address, b"more")
             assert two.handler.requests == [(None, b"join"), (5, b"more")]
 
+    async def test_without_an_address_it_only_asks(self, open_transport: OpenTransport) -> None:
+        """A program that is no member listens nowhere."""
+        async with self.open_peer(open_transport, 1) as one, self.open_peer(open_transport, 0, address="") as asker:
+            assert asker.address == ""
+            assert await asker.transport.request(one.address, b"abc") == b"cba"
+
     # --- requests ----------------------------------------------------------------------------------------------------
 
     async def test_a_request_is_answered(self, open_transport: OpenTransport) -> None:
@@ -505,6 +583,33 @@ class TransportSuite:
             assert await one.transport.request(two.address, b"abc") == b"cba"
             gate.set()
             assert await one.transport.request(two.address, b"def") == b"fed"
+
+    async def test_a_callers_time_limit_ends_its_request_and_nothing_else(self, open_transport: OpenTransport) -> None:
+        """Nor the task that asked: what the library below calls a cancellation is not one."""
+        async with self.open_pair(open_transport) as (one, two):
+            two.handler.request_gate = anyio.Event()
+            came_back = []
+
+            async def ask() -> None:
+                with anyio.move_on_after(0.05) as limit:
+                    await one.transport.request(two.address, b"question")
+                came_back.append(limit.cancelled_caught)
+
+            async with anyio.create_task_group() as tasks:
+                for _ in range(3):
+                    tasks.start_soon(ask)
+            assert came_back == [True] * 3
+            assert not tasks.cancel_scope.cancel_called
+
+    async def test_a_request_over_the_limit_is_refused_here(self, open_transport: OpenTransport) -> None:
+        """The one asked never hears of it, and the connection stays."""
+        if self.too_large is not None:
+            async with self.open_pair(open_transport) as (one, two):
+                assert await one.transport.request(two.address, b"abc") == b"cba"
+                with pytest.raises(PeerUnreachable, match=str(self.too_large)):
+                    await one.transport.request(two.address, bytes(self.too_large))
+                assert await one.transport.request(two.address, b"def") == b"fed"
+                assert two.handler.requests == [(1, b"abc"), (1, b"def")]
 
     async def test_a_request_ends_with_the_peer(self, open_transport: OpenTransport) -> None:
         """A peer that stops leaves no caller waiting; once it is back, it answers."""
