@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from riteraft_core.security import Mode
 from riteraft_core.testing.securities import Securities
+from riteraft_core.testing.security_suite import ExposureSuite, SecretSuite, TlsSuite
 from riteraft_core.testing.transport_suite import OpenTransport, TransportSuite
 
 from riteraft_transport_grpc import GrpcOptions, open_grpc
@@ -63,3 +64,25 @@ class TestGrpcWithTlsOnIpv6(OnGrpc):
 class TestGrpcWithTlsOnAHostName(OnGrpc):
     listen = "localhost:0"
     mode = Mode.TLS
+
+
+class OpenedAsIs:
+    @pytest.fixture
+    def anyio_backend(self) -> object:
+        return "asyncio"
+
+    @pytest.fixture
+    def open_transport(self) -> OpenTransport:
+        return functools.partial(open_grpc, GrpcOptions())
+
+
+class TestGrpcInTheOpen(OpenedAsIs, ExposureSuite):
+    pass
+
+
+class TestGrpcsSecret(OpenedAsIs, SecretSuite):
+    pass
+
+
+class TestGrpcsTls(OpenedAsIs, TlsSuite):
+    alpn = ("h2",)

@@ -21,7 +21,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from riteraft_core._plugins import TRANSPORT, Plugins, require_backend
-from riteraft_core.errors import ConfigError, PeerUnreachable, PluginError
+from riteraft_core.errors import PeerUnreachable, PluginError
 from riteraft_core.protocols import TransportContext
 from riteraft_core.security import Security
 from riteraft_core.testing.transport_suite import PATIENCE, Peer, RecordingHandler, identity_of
@@ -574,18 +574,6 @@ async def test_a_proxy_in_the_environment_is_passed_by(monkeypatch: pytest.Monke
             monkeypatch.delenv(name, raising=False)
         async with node(1, PATIENT) as one:
             await works(one)
-
-
-# --- listening -------------------------------------------------------------------------------------------------------
-
-
-async def test_every_interface_needs_insecure(caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(ConfigError, match="insecure = true"):
-        async with node(1, PATIENT, "0.0.0.0:0"):
-            pass
-    async with node(1, PATIENT, "0.0.0.0:0", Security("suite", insecure=True)) as one:
-        assert one.address.startswith("0.0.0.0:")
-        assert "without authentication" in caplog.text
 
 
 # --- who looks after a node ------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import functools
 import pytest
 from riteraft_core.security import Mode
 from riteraft_core.testing.securities import Securities
+from riteraft_core.testing.security_suite import ExposureSuite, SecretSuite, TlsSuite
 from riteraft_core.testing.transport_suite import OpenTransport, TransportSuite
 
 from riteraft_transport_tcp import TcpOptions, open_tcp
@@ -46,3 +47,21 @@ class TestTcpOnAHostName(TransportSuite):
     @pytest.fixture
     def open_transport(self, securities: Securities) -> OpenTransport:
         return securities.secured(functools.partial(open_tcp, TcpOptions()), Mode.TLS)
+
+
+class OnTcp:
+    @pytest.fixture
+    def open_transport(self) -> OpenTransport:
+        return functools.partial(open_tcp, TcpOptions())
+
+
+class TestTcpInTheOpen(OnTcp, ExposureSuite):
+    pass
+
+
+class TestTcpWithASecret(OnTcp, SecretSuite):
+    pass
+
+
+class TestTcpWithTls(OnTcp, TlsSuite):
+    pass

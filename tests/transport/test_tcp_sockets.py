@@ -410,15 +410,6 @@ async def test_the_longest_message_goes_through_and_one_byte_more_is_dropped() -
 # --- listening -------------------------------------------------------------------------------------------------------
 
 
-async def test_every_interface_needs_insecure(caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(ConfigError, match="insecure = true"):
-        async with node(1, PATIENT, "0.0.0.0:0"):
-            pass
-    async with node(1, PATIENT, "0.0.0.0:0", Security("suite", insecure=True)) as one:
-        assert one.address.startswith("0.0.0.0:")
-        assert "without authentication" in caplog.text
-
-
 async def test_a_name_that_cannot_be_resolved_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     async def getaddrinfo(*args: object, **kwargs: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")

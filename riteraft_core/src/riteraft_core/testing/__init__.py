@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .consensus_suite import ConsensusSuite
 from .log_storage_suite import LogStorageSuite
+from .security_suite import ExposureSuite, SecretSuite, TlsSuite
 from .transport_suite import TransportSuite
 
-__all__ = ["ConsensusSuite", "LogStorageSuite", "TransportSuite"]
+__all__ = ["ConsensusSuite", "ExposureSuite", "LogStorageSuite", "SecretSuite", "TlsSuite", "TransportSuite"]
