@@ -560,9 +560,9 @@ async def test_the_longest_message_goes_through_and_one_byte_more_is_dropped() -
     options = PATIENT.model_copy(update={"max_frame": 4096})
     async with node(1, options) as one, node(2, options) as two:
         one.transport.set_peers({2: two.address})
-        await one.send_until(2, bytes(4096 - wire.OVERHEAD), two)
+        await one.send_until(2, bytes(4096 - wire.OVERHEAD - wire.MESSAGE_OVERHEAD), two)
         one.handler.unreached.clear()
-        one.transport.send(2, [bytes(4096 - wire.OVERHEAD + 1)])
+        one.transport.send(2, [bytes(4096 - wire.OVERHEAD - wire.MESSAGE_OVERHEAD + 1)])
         await one.handler.until(lambda: one.handler.unreached == [2])
 
 

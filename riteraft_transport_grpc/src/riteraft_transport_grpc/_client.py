@@ -14,10 +14,11 @@ import anyio.lowlevel
 import grpc
 from riteraft_core._address import Address
 from riteraft_core.errors import AuthenticationError, PeerUnreachable
+from riteraft_core.outbox import DeniedError, LostError
 from riteraft_core.security import Security, TlsMaterial
 from riteraft_core.shared_secret import Dialler as Prover
 from riteraft_core.shared_secret import Meeting, Seals
-from riteraft_core.types import Hello, Refusal
+from riteraft_core.types import Hello
 
 from . import _wire as wire
 from . import transport_pb2 as pb
@@ -31,17 +32,8 @@ _DEADLINE_SLACK = 1.0
 _AioCall: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
 
 
-class CallLostError(Exception):
+class CallLostError(LostError):
     """The call or its connection is of no more use; the text says why."""
-
-
-class DeniedError(Exception):
-    """The other side did not let us in."""
-
-    def __init__(self, refusal: Refusal) -> None:
-        """Take its refusal."""
-        super().__init__(f"it refused us ({refusal.code.value}): {refusal.text}")
-        self.refusal = refusal
 
 
 def failure_of(error: grpc.aio.AioRpcError, *, proven: bool) -> DeniedError | CallLostError:

@@ -13,14 +13,15 @@ from anyio.abc import TaskGroup
 from riteraft_core._address import Address
 from riteraft_core._task_group import background
 from riteraft_core.errors import ConfigError, PeerUnreachable
+from riteraft_core.outbox import DeniedError
 from riteraft_core.peers import Peers
 from riteraft_core.protocols import Transport, TransportContext
 from riteraft_core.security import Security, Tls, TlsMaterial, check_exposure
 from riteraft_core.types import Hello, Identity
 
-from ._client import CallLostError, DeniedError, Dialler, RequestLine, SnapshotSender
+from ._client import CallLostError, Dialler, RequestLine, SnapshotSender
 from ._options import GrpcOptions
-from ._outbox import Outbox
+from ._outbox import GrpcOutbox
 from ._probes import Probes
 from ._server import Server
 from ._settings import server_arguments
@@ -161,8 +162,8 @@ class GrpcTransport:
     def _hello(self, to: int) -> Hello:
         return Hello.of(self._identity, to)
 
-    def _open_outbox(self, peer: int, address: str) -> Outbox:
-        return Outbox(
+    def _open_outbox(self, peer: int, address: str) -> GrpcOutbox:
+        return GrpcOutbox(
             peer,
             address,
             self._options,

@@ -12,6 +12,7 @@ import anyio
 from anyio.abc import ByteStream
 from riteraft_core._address import Address
 from riteraft_core.errors import AuthenticationError, PeerUnreachable
+from riteraft_core.outbox import DeniedError
 from riteraft_core.security import Mode, Security
 from riteraft_core.shared_secret import Dialler as SecretDialler
 from riteraft_core.shared_secret import Meeting, Secret
@@ -34,15 +35,6 @@ from ._handshake import MAX_HELLO, Purpose, decode_answer, encode_hello
 from ._options import TcpOptions
 from ._sealed import SealedStream
 from ._tls import dial_tls
-
-
-class DeniedError(Exception):
-    """The other side did not let us in."""
-
-    def __init__(self, refusal: Refusal) -> None:
-        """Take its refusal."""
-        super().__init__(f"it refused us ({refusal.code.value}): {refusal.text}")
-        self.refusal = refusal
 
 
 class Dialler:

@@ -10,6 +10,7 @@ import anyio
 from anyio.abc import ByteStream, SocketAttribute
 from riteraft_core._address import Address
 from riteraft_core.errors import AuthenticationError
+from riteraft_core.outbox import LostError
 
 from ._framing import ForgeryError, Frame, FrameDecoder, FrameError
 from ._options import TcpOptions
@@ -21,7 +22,7 @@ _RECEIVE_SIZE = 256 * 1024
 _BROKEN = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 
 
-class ConnectionLostError(Exception):
+class ConnectionLostError(LostError):
     """The connection is of no more use; the text says why."""
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+from riteraft_core.outbox import OutboxOptions
 
 _KIB = 1024
 _MIB = 1024 * _KIB
 
 
-class TcpOptions(BaseModel):
+class TcpOptions(OutboxOptions):
     """What stands in `[transport]` beside `name = "tcp"`. Sizes are bytes, times are seconds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_frame: int = Field(default=16 * _MIB, ge=4 * _KIB, le=1024 * _MIB)
     """The longest body of a frame, in and out. An append carries 256 KiB or one command of at most 1 MiB by default."""
@@ -20,13 +19,6 @@ class TcpOptions(BaseModel):
     small, or brings a client's command, of at most 1 MiB by default."""
     snapshot_chunk: int = Field(default=256 * _KIB, ge=1)
     """A snapshot is sent in pieces of this size at most: small beside the memory of a node, big beside a header."""
-
-    outbox_messages: int = Field(default=16_384, ge=1)
-    """Messages that wait for one peer; past it they are dropped, and raft is told."""
-    outbox_bytes: int = Field(default=32 * _MIB, ge=4 * _KIB)
-    """The same in bytes: twice what raft has under way to a peer (64 appends of 256 KiB)."""
-    batch_bytes: int = Field(default=1 * _MIB, ge=1)
-    """About what one write takes from an outbox: enough to spread its cost, little to lose with a connection."""
 
     max_requests: int = Field(default=1024, ge=1)
     """Requests under way on one connection; the next one waits, on either side."""
@@ -54,10 +46,3 @@ class TcpOptions(BaseModel):
     unacknowledged_timeout: float = Field(default=5.0, gt=0)
     """For the kernel (Linux) to give a connection up whose bytes stay unacknowledged: after a healed partition a new
     connection is there sooner than the old one would try again."""
-
-    reconnect_min: float = Field(default=0.05, gt=0)
-    reconnect_max: float = Field(default=0.5, gt=0)
-    """Between attempts to reach a peer the wait doubles from one to the other (less a random half): a restarted peer
-    is to be found well within an election timeout, and a dead one costs two attempts a second."""
-    refused_wait: float = Field(default=2.0, gt=0)
-    """The wait after a refusal, which seldom cures itself."""

@@ -11,15 +11,16 @@ from anyio.streams.stapled import MultiListener
 from riteraft_core._address import Address
 from riteraft_core._task_group import background
 from riteraft_core.errors import ConfigError, PeerUnreachable
+from riteraft_core.outbox import DeniedError
 from riteraft_core.peers import Peers
 from riteraft_core.protocols import Transport, TransportContext
 from riteraft_core.security import check_exposure
 from riteraft_core.types import Hello, Identity
 
-from ._client import DeniedError, Dialler, RequestLine, SnapshotSender
+from ._client import Dialler, RequestLine, SnapshotSender
 from ._connection import Reaper
 from ._options import TcpOptions
-from ._outbox import Outbox
+from ._outbox import TcpOutbox
 from ._server import Server
 
 
@@ -113,8 +114,8 @@ class TcpTransport:
     def _hello(self, to: int) -> Hello:
         return Hello.of(self._identity, to)
 
-    def _open_outbox(self, peer: int, address: str) -> Outbox:
-        return Outbox(
+    def _open_outbox(self, peer: int, address: str) -> TcpOutbox:
+        return TcpOutbox(
             peer,
             address,
             self._options,
