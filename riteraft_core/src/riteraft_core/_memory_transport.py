@@ -5,9 +5,7 @@ It keeps the promises of every transport (bounded outboxes, order, admission, ta
 
 from __future__ import annotations
 
-import functools
 import logging
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
@@ -21,15 +19,15 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from ._address import Address
 from ._task_group import background
 from .errors import ConfigError, PeerUnreachable
+from .outbox import DeniedError, LostError, Outbox, OutboxOptions
 from .peers import Peers
 from .protocols import Handler, Transport, TransportContext
 from .types import Hello, Identity
 
 __all__ = ["MemoryNetwork", "MemoryTransport", "MemoryTransportOptions", "open_memory_transport"]
 
-_OUTBOX_MESSAGES = 16_384
-_OUTBOX_BYTES = 32 * 1024 * 1024
-"""As in the `tcp` transport: twice what raft has under way to one peer."""
+_OUTBOX = OutboxOptions(batch_bytes=1 << 30, reconnect_min=1e-9, reconnect_max=1e-9, refused_wait=1e-9)
+"""Nothing is to be spared on this network, neither by batches nor by waits."""
 
 
 class MemoryNetwork:
@@ -96,21 +94,58 @@ class MemoryTransportOptions(BaseModel):
         return value
 
 
-class _Outbox:
-    """The messages for one peer."""
+class _Link:
+    """A transport that let us in, for as long as it listens and nothing is cut."""
 
-    def __init__(self, address: str, deliver: Callable[[_Outbox], Awaitable[None]]) -> None:
-        self.address = address
-        self.scope = anyio.CancelScope()
-        self.queue: deque[bytes] = deque()
-        self.bytes = 0
-        self.dropping = False
-        self.wake = anyio.Event()
-        self._deliver = deliver
+    def __init__(self, target: MemoryTransport) -> None:
+        self.target = target
+        self.ended: str | None = None
 
-    async def run(self) -> None:
-        with self.scope:
-            await self._deliver(self)
+
+class _Outbox(Outbox[_Link]):
+    """The messages for one peer; each new listener at its address is a new connection."""
+
+    def __init__(self, transport: MemoryTransport, peer: int, address: str) -> None:
+        super().__init__(
+            peer,
+            address,
+            _OUTBOX,
+            transport._logger,
+            max_body=_OUTBOX.outbox_bytes,
+            overhead=0,
+            dropped=transport._peers.dropped,
+            refused=transport._handler.refused,
+        )
+        self._transport = transport
+
+    @asynccontextmanager
+    async def dial(self) -> AsyncIterator[_Link]:
+        await anyio.lowlevel.checkpoint()
+        target = self._find()
+        if target is None:
+            raise LostError("nobody answers there")
+        refusal = target._handler.admit(Hello.of(self._transport._identity, self.peer))
+        if refusal is not None:
+            raise DeniedError(refusal)
+        yield _Link(target)
+
+    async def serve(self, line: _Link) -> None:
+        while True:
+            await self.until_queued()
+            await anyio.lowlevel.checkpoint()
+            batch, identity = self.take(), self._transport._identity
+            assert identity is not None, "nothing is sent without one"
+            try:
+                if self._find() is not line.target:
+                    raise LostError("the connection broke")
+                line.target._handler.messages(identity.node_id, batch)
+            except Exception as exc:
+                self.lost()
+                raise LostError(repr(exc)) from exc
+            self.wrote()
+
+    def _find(self) -> MemoryTransport | None:
+        return self._transport._network._find(self._transport.address, self.address)
 
 
 class _Call:
@@ -155,18 +190,10 @@ class MemoryTransport:
     def send(self, peer: int, messages: Sequence[bytes]) -> None:
         """Queue messages for `peer`, or drop them; at once."""
         outbox = self._peers.outbox(peer)
-        if outbox is None or self._identity is None:
+        if outbox is not None and self._identity is not None:
+            outbox.put(messages)
+        else:
             self._peers.drop(peer)
-            return
-        for message in messages:
-            if len(outbox.queue) >= _OUTBOX_MESSAGES or outbox.bytes + len(message) > _OUTBOX_BYTES:
-                if not outbox.dropping:
-                    outbox.dropping = True
-                    self._peers.dropped(peer)
-                break
-            outbox.queue.append(message)
-            outbox.bytes += len(message)
-        outbox.wake.set()
 
     async def request(self, address: str, payload: bytes) -> bytes:
         """Send one request to whoever listens at `address` and return its answer."""
@@ -221,7 +248,7 @@ class MemoryTransport:
             raise unreachable
 
     def _open_outbox(self, peer: int, address: str) -> _Outbox:
-        return _Outbox(address, functools.partial(self._deliver, peer))
+        return _Outbox(self, peer, address)
 
     def _hello(self, to: int) -> Hello:
         return Hello.of(self._identity, to)
@@ -262,35 +289,6 @@ class MemoryTransport:
             self._logger.warning("a request or snapshot failed: %r", exc)
         finally:
             call.done.set()
-
-    async def _deliver(self, peer: int, outbox: _Outbox) -> None:
-        """Hand the messages of one outbox over as they come; each new listener at its address is a new connection."""
-        let_in_by: MemoryTransport | None = None
-        while True:
-            while not outbox.queue:
-                outbox.wake = anyio.Event()
-                await outbox.wake.wait()
-            await anyio.lowlevel.checkpoint()
-            batch = list(outbox.queue)
-            outbox.queue.clear()
-            outbox.bytes = 0
-            outbox.dropping = False
-            identity = self._identity
-            target = self._network._find(self._address, outbox.address)
-            try:
-                if target is None or identity is None:
-                    raise PeerUnreachable(peer, "nobody answers there")
-                if target is not let_in_by:
-                    refusal = target._handler.admit(self._hello(peer))
-                    if refusal is not None:
-                        self._handler.refused(peer, refusal)
-                        raise PeerUnreachable(peer, refusal.text)
-                    let_in_by = target
-                target._handler.messages(identity.node_id, batch)
-            except Exception as exc:
-                let_in_by = None
-                self._logger.debug("messages to node %d were dropped: %r", peer, exc)
-                self._peers.dropped(peer)
 
 
 class _Stream:
