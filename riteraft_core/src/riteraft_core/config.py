@@ -129,8 +129,9 @@ class Snapshots(_Table):
     """When a snapshot is made and how much log stays behind it."""
 
     entries: int = Field(default=50_000, ge=1)
-    """Entries applied since the last snapshot before the next: bounds the replay at a start to a second or so, and
-    the cost of a snapshot is spread over that many commands."""
+    """Entries applied from one snapshot to the next: bounds the replay at a start to a second or so, and the cost of a
+    snapshot is spread over that many commands. The first one comes earlier, on each node after another number of them:
+    so they do not all make theirs at the same time."""
     bytes: int = Field(default=64 * MIB, ge=1)
     """The same in bytes of commands, whichever comes first: the log since the last snapshot is held in memory. A state
     of many gigabytes wants more, for each snapshot writes all of it."""

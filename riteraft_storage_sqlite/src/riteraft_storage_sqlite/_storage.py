@@ -99,7 +99,7 @@ class SqliteStorage:
         """Close everything, once what is under way has ended; the folder is free then."""
         with CancelScope(shield=True):
             # Whoever is closed last merges the WAL, if it may write. After a failure nothing may be written any more.
-            connections = [self._reader, self._merger, self._writer]
+            connections = [self._reader, self._writer, self._merger]
             if any(connection.failed for connection in connections):
                 connections.reverse()
 
