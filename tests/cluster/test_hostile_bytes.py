@@ -29,6 +29,12 @@ SECONDS = 4.0
 MIB = 1024 * 1024
 
 
+@pytest.fixture(autouse=True)
+def _over_tcp(request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("--transport") != "tcp":
+        pytest.skip("these bytes are tcp's; tests/hostile has grpc's")
+
+
 def connect(node: NodeProcess) -> socket.socket:
     host, _, port = node.address.rpartition(":")
     return socket.create_connection((host, int(port)), timeout=10)
