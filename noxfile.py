@@ -56,7 +56,7 @@ THIS_PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 WEB = ["aiohttp>=3.11"]
 TEST = [
     *WEB,
-    "grpcio-tools>=1.76",
+    "grpcio-tools>=1.76,<1.84",
     "hypothesis>=6.120",
     "psutil>=6.1",
     "pytest>=8.3.4",

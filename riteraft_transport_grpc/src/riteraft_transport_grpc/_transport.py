@@ -20,6 +20,7 @@ from riteraft_core.security import Security, Tls, TlsMaterial, check_exposure
 from riteraft_core.types import Hello, Identity
 
 from ._client import CallLostError, Dialler, RequestLine, SnapshotSender
+from ._grpc_log import GrpcLog
 from ._options import GrpcOptions
 from ._outbox import GrpcOutbox
 from ._probes import Probes
@@ -45,6 +46,7 @@ class GrpcTransport:
         self._server = Server(
             options, context.handler, context.security, context.logger, tasks, self._node_id, self._knocked
         )
+        self.log = GrpcLog(self._server.complaints)
         self._probes = Probes(options.max_unauthenticated, self._crowded)
         self._peers = Peers(context.handler, tasks, self._open_outbox, self._server.show_out)
         self._lines: dict[str, RequestLine] = {}
@@ -204,9 +206,10 @@ async def open_grpc(options: GrpcOptions, context: TransportContext) -> AsyncIte
         transport.run()
         server: grpc.aio.Server | None = None
         try:
-            if where is not None:
-                server = await transport.listen(*where, context.security)
-            yield transport
+            with transport.log.filtered():
+                if where is not None:
+                    server = await transport.listen(*where, context.security)
+                yield transport
         finally:
             with anyio.CancelScope(shield=True):
                 await transport.close()
