@@ -651,6 +651,7 @@ class Node:
         except ValueError as exc:
             return _requests.encode_reply(self._refuse("malformed", peer, principal, str(exc)))
 
+        del payload  # as large as a command, which would otherwise be there twice until it is applied
         if principal is None and self._parts.security.mode is Mode.TLS:
             why_not: str | None = "no certificate with a name was shown"
         else:

@@ -192,8 +192,7 @@ class Server:
     # --- requests ------------------------------------------------------------------------------------------------
 
     async def _request(self, caller: Caller, guest: Guest, desk: Desk) -> None:
-        payload = await self._question(caller, guest, desk)
-        answer = await self._answer(guest, desk, payload)
+        answer = await self._answer(guest, desk, await self._question(caller, guest, desk))
         # No limit: an answer given up would stay in gRPC's memory as long as the other side reads nothing. So it stays
         # in the room of its sender, who gets no more of it.
         await caller.write(wire.encode_payload(guest.hello.group, answer), math.inf)
@@ -201,9 +200,9 @@ class Server:
     async def _ask(self, caller: Caller, guest: Guest, desk: Desk) -> None:
         group = guest.hello.group
         await self._welcome(caller, guest)
-        payload = await self._question(caller, guest, desk)
+        answering = self._answer(guest, desk, await self._question(caller, guest, desk))
         try:
-            answer = await self._answer(guest, desk, payload)
+            answer = await answering
             message = wire.encode_progress(group, pb.Progress.ANSWER, payload=answer)
         except Fault as exc:
             message = wire.encode_progress(group, pb.Progress.FAILED, str(exc))
@@ -229,8 +228,10 @@ class Server:
     async def _answer(self, guest: Guest, desk: Desk, payload: bytes) -> bytes:
         node_id, principal = guest.hello.node_id, guest.hello.principal
         limit = self._options.max_frame
+        answering = self._handler.request(node_id or None, payload, principal)
+        del payload  # whoever answers makes something of it, and need not have both
         try:
-            answer = await self._handler.request(node_id or None, payload, principal)
+            answer = await answering
             if len(answer) + wire.OVERHEAD > limit:
                 raise ValueError(f"an answer of {len(answer)} bytes is over max_frame ({limit})")
         except Exception as exc:

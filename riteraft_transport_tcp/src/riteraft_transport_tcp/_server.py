@@ -408,9 +408,11 @@ class _Desk:
 
     async def _answer(self, request_id: int, payload: bytes) -> None:
         hello = self._guest.hello
-        kind = Kind.ANSWER
+        kind, size = Kind.ANSWER, len(payload)
+        answering = self._handler.request(hello.node_id or None, payload, hello.principal)
+        del payload  # whoever answers makes something of it, and need not have both
         try:
-            answer = await self._handler.request(hello.node_id or None, payload, hello.principal)
+            answer = await answering
             if len(answer) + REQUEST_OVERHEAD > self._options.max_frame:
                 raise ValueError(f"an answer of {len(answer)} bytes is over max_frame ({self._options.max_frame})")
         except Exception as exc:
@@ -419,7 +421,7 @@ class _Desk:
             self._logger.warning("a request from %s failed: %r", hello.node_id or "a joiner", exc)
         encoded = encode_call(kind, hello.group, request_id, answer)
         self._answers.append(encoded)
-        self._bytes += len(encoded) - len(payload)
+        self._bytes += len(encoded) - size
         self._wake.set()
 
     async def _write(self) -> None:
