@@ -1,34 +1,93 @@
-"""Whoever sends bytes to a node's port over tcp, one blocking socket at a time."""
+"""Whoever sends bytes to a node's port: what every attacker can do, whatever the transport."""
 
 from __future__ import annotations
 
 import contextlib
-import secrets
+import enum
+import random
 import socket
+import ssl
 import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Protocol
 
-from riteraft_core._requests import Reply, Request, Who
+from riteraft_core._requests import Reply
 from riteraft_core.types import Hello, Refusal
-from riteraft_transport_tcp._framing import Frame, FrameDecoder, Kind, decode_call, encode_call
-from riteraft_transport_tcp._handshake import Purpose, decode_answer, encode_hello
-
-from riteraft_core import _requests
-
-from .target import Target
 
 PATIENCE = 30.0
 STRANGER = Hello(b"", 0, 0, b"", 0)
 
 
-class Attacker:
-    """One connection to the target."""
+class Errand(enum.Enum):
+    """What somebody says it has come for; the value stands in what a proof of the shared secret is made of."""
 
-    def __init__(self, target: Target) -> None:
-        self.socket = socket.create_connection(target.address, PATIENCE)
-        self._decoder = FrameDecoder(1 << 24)
-        self._frames: list[Frame] = []
+    MESSAGES = "messages"
+    REQUEST = "request"
+    SNAPSHOT = "snapshot"
 
-    def __enter__(self) -> Attacker:
+
+class Attacker(Protocol):
+    """One sender with the real protocol and no good intentions. To leave its block is to hang up."""
+
+    def __enter__(self) -> Attacker: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+    def greet(self, hello: Hello, errand: Errand) -> Refusal | None:
+        """Introduce ourselves; return the refusal, or None if we are in."""
+
+    def challenged(self, hello: Hello, errand: Errand, nonce: bytes) -> bytes:
+        """Introduce ourselves to one with a shared secret; return its challenge."""
+
+    def prove(self, proof: bytes) -> None:
+        """Answer the challenge."""
+
+    def ask(self, payload: bytes) -> Reply:
+        """Send one request and return the reply to it."""
+
+    def ask_all(self, payloads: Sequence[bytes]) -> list[Reply]:
+        """Send these requests without waiting for a reply; return the replies once all are there."""
+
+    def send_messages(self, messages: Sequence[bytes], group: int = 0) -> None:
+        """Send a batch of raft messages."""
+
+    def send_header(self, header: bytes) -> None:
+        """Begin a snapshot."""
+
+    def send_chunk(self, chunk: bytes) -> None:
+        """Go on with it."""
+
+    def send_end(self, size: int, sha256: bytes) -> None:
+        """Say what its chunks add up to."""
+
+    def verdict(self) -> str:
+        """Return why the snapshot was not taken; empty if it was."""
+
+    def closed(self, within: float = PATIENCE) -> float:
+        """Wait until the other side has ended what `greet` or `challenged` began; return the seconds that took."""
+
+
+class Line:
+    """A socket to the target, in the hands of somebody who does not mind whether it is still open."""
+
+    def __init__(self, address: tuple[str, int], context: ssl.SSLContext | None = None) -> None:
+        """Connect, and with a context shake hands.
+
+        :raises OSError: the other side would not.
+        """
+        self.socket = socket.create_connection(address, PATIENCE)
+        if context is not None:
+            plain = self.socket
+            try:
+                self.socket = context.wrap_socket(plain, server_hostname=address[0])
+            except BaseException:
+                plain.close()
+                raise
+
+    def __enter__(self) -> Line:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -36,56 +95,36 @@ class Attacker:
 
     def send(self, data: bytes) -> None:
         """Send, or find that the other side has closed already: both are fine with an attacker."""
-        with contextlib.suppress(ConnectionError, TimeoutError):
+        with contextlib.suppress(OSError):
             self.socket.sendall(data)
 
-    def frame(self) -> Frame:
-        """Return the next frame."""
-        while not self._frames:
-            data = self.socket.recv(1 << 16)
-            if not data:
-                raise ConnectionError("closed")
-            self._frames += self._decoder.feed(data)
-        return self._frames.pop(0)
-
-    def greet(self, hello: Hello, purpose: Purpose) -> Refusal | None:
-        """Introduce ourselves; return the refusal, or None if we are in."""
-        self.send(encode_hello(hello, purpose))
-        return decode_answer(self.frame())
-
-    def ask(self, payload: bytes, request_id: int = 1) -> Reply:
-        """Send one request and return the reply to it."""
-        self.send(encode_call(Kind.REQUEST, 0, request_id, payload))
-        return self.reply()
-
-    def reply(self) -> Reply:
-        """Return the next reply."""
-        frame = self.frame()
-        assert frame.kind == Kind.ANSWER, bytes(frame.body)
-        return _requests.decode_reply(decode_call(frame.body)[1])
+    def finish(self) -> None:
+        """Say that nothing more will come."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
 
     def closed(self, within: float = PATIENCE) -> float:
         """Wait until the other side has closed; return the seconds that took."""
         began = time.monotonic()
         self.socket.settimeout(within)
-        try:
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
             while self.socket.recv(1 << 16):
                 pass
-        except ConnectionError:
-            pass
         return time.monotonic() - began
 
 
-def cluster_id(target: Target) -> bytes:
-    """Ask for the cluster's id, as any stranger may on an open cluster."""
-    with Attacker(target) as attacker:
-        assert attacker.greet(STRANGER, Purpose.REQUEST) is None
-        request: Request = Who()
-        _, found, _ = attacker.ask(_requests.encode(request)).values
-        assert isinstance(found, bytes)
-        return found
-
-
-def newcomer(target: Target, node_id: int = 99) -> Hello:
-    """Return the hello of one that claims to be a newer member than the target knows: it is let in (rule 18)."""
-    return Hello(cluster_id(target), 0, node_id, secrets.token_bytes(16), target.node.node_id)
+def mutated(data: bytes, chance: random.Random, others: Sequence[bytes] = ()) -> bytes:
+    """Return `data` cut short, with a bit flipped, with chance in it, or with something after it: some of that."""
+    changed = bytearray(data)
+    for _ in range(chance.randrange(1, 4)):
+        place = chance.randrange(len(changed)) if changed else 0
+        match chance.randrange(4):
+            case 0:
+                del changed[place:]
+            case 1 if changed:
+                changed[place] ^= 1 << chance.randrange(8)
+            case 2:
+                changed[place:] = chance.randbytes(chance.randrange(1, 40))
+            case _:
+                changed += chance.choice(others) if others else chance.randbytes(8)
+    return bytes(changed) or b"R"

@@ -1,25 +1,60 @@
 from __future__ import annotations
 
+import functools
 import random
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import pytest
+from riteraft_core.testing.securities import Securities
 
 from ..cluster import cluster
 from .target import Target, attacked_cluster
 
+MIB = 1024 * 1024
+LIMITS = {"max_bytes_in_flight": 8 * MIB, "max_command_bytes": MIB // 4, "max_snapshot_bytes": 4 * MIB}
 
-@pytest.fixture(scope="module")
-def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    """Return the leader of an open cluster under load, for all tests of one module."""
+
+@pytest.fixture(scope="package")
+def securities(tmp_path_factory: pytest.TempPathFactory) -> Securities:
+    return Securities(tmp_path_factory.mktemp("securities"), "tests")
+
+
+@pytest.fixture(scope="package")
+def target(
+    request: pytest.FixtureRequest, securities: Securities, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Target]:
+    """Return the leader of a cluster under load, for all tests of this folder that ask for the same kind.
+
+    The kind is the transport and how it is secured: "tcp", "grpc tls", "grpc secret". There is one cluster at a time.
+    """
+    transport, _, mode = request.param.partition(" ")
+    options: dict[str, Callable[[str], Mapping[str, str]]] = {
+        "": lambda _: {},
+        "tls": functools.partial(_certificate, securities),
+        "secret": functools.partial(_secret, tmp_path_factory.mktemp("secret")),
+    }
     with pytest.MonkeyPatch.context() as patch:
-        for kind in ("consensus", "transport"):
-            patch.setitem(cluster.PLUGINS, kind, request.config.getoption(f"--{kind}"))
-        mib = 1024 * 1024
-        limits = {"max_bytes_in_flight": 8 * mib, "max_command_bytes": mib // 4, "max_snapshot_bytes": 4 * mib}
-        with attacked_cluster(tmp_path_factory.mktemp("target"), limits=limits) as target:
-            yield target
+        patch.setitem(cluster.PLUGINS, "consensus", request.config.getoption("--consensus"))
+        folder = tmp_path_factory.mktemp("nodes")
+        with attacked_cluster(
+            folder, transport, remove_one=not mode, security=options[mode], limits=LIMITS
+        ) as attacked:
+            yield attacked
+
+
+def _certificate(securities: Securities, name: str) -> Mapping[str, str]:
+    found = securities.options(name).model_dump(exclude_none=True)
+    return {field: str(path) for field, path in found.items()}
+
+
+def _secret(folder: Path, _: str) -> Mapping[str, str]:
+    path = folder / "secret"
+    if not path.exists():
+        path.touch(0o600)
+        path.write_text(secrets.token_hex(32))
+    return {"secret_file": str(path)}
 
 
 @pytest.fixture

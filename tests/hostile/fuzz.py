@@ -14,11 +14,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import riteraft_transport_grpc._wire as wire
 from riteraft_core._requests import AskStatus, Forward, Join, Moved, Propose, Read, Remove, Reply, Status, Who
 from riteraft_core.errors import AuthenticationError
 from riteraft_core.security import read_principal
 from riteraft_core.shared_secret import Dialler, Listener, Meeting, Secret
 from riteraft_core.types import ConfState, Hello, Principal, PrincipalRole, Refusal, RefusalCode, SnapshotMeta
+from riteraft_transport_grpc.transport_pb2 import Progress
 from riteraft_transport_tcp._framing import (
     FrameDecoder,
     FrameError,
@@ -87,6 +89,20 @@ def exchange(data: bytes) -> None:
             attempt()
 
 
+def grpc_messages(data: bytes) -> None:
+    """Read a message of gRPC by everything that reads one, and a hello."""
+    for decode in (wire.decode_batch, wire.decode_payload, wire.decode_header, wire.decode_part, wire.decode_progress):
+        with contextlib.suppress(wire.WireError):
+            decode(data, 7)
+    for attempt in (
+        lambda: wire.decode_hello([(wire.HELLO_KEY, data)]),
+        lambda: wire.decode_refusal([(wire.REFUSAL_KEY, data)]),
+        lambda: wire.decode_proof(data),
+    ):
+        with contextlib.suppress(wire.WireError):
+            attempt()
+
+
 READERS = {
     "frames": Reader(
         frames,
@@ -100,6 +116,20 @@ READERS = {
             encode_call(Kind.REQUEST, 7, 1, b"payload"),
             encode_end(7, 5, bytes(32)),
             encode(Kind.CHALLENGE, 7, bytes(40)),
+        ],
+    ),
+    "grpc messages": Reader(
+        grpc_messages,
+        (),
+        [
+            wire.encode_batch(7, [b"one", b"", b"x" * 50]),
+            wire.encode_payload(7, b"payload"),
+            wire.encode_header(7, b"header"),
+            wire.encode_chunk(7, b"chunk"),
+            wire.encode_end(7, 5, bytes(32)),
+            wire.encode_progress(7, Progress.REFUSED, "why", code="disk"),
+            wire.encode_proof(bytes(32)),
+            wire.encode_hello(HELLO, bytes(32))[0][1],
         ],
     ),
     "records": Reader(records, (AuthenticationError,), [b"\0\0\0\4" + bytes(36)]),

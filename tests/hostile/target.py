@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import secrets
+import ssl
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import grpc
 import psutil
+import pytest
+from riteraft_core._certificates import Issued
+from riteraft_core._requests import Status, Who
+from riteraft_core.types import Hello
+
+from riteraft_core import _requests
 
 from ..cluster.cluster import Cluster, NodeProcess, running_cluster, until
+from .attacker import STRANGER, Attacker, Errand, Line
+from .grpc_attacker import GrpcAttacker
+from .tcp_attacker import TcpAttacker
 
 RATE = 200
 """Honest writes a second."""
@@ -22,8 +34,17 @@ CALM = 2.0
 """Seconds for which the cluster is watched before anybody attacks it."""
 MEMORY = 32 * 1024 * 1024
 """Bytes that an attack may cost."""
-SLOWEST = 3.0
-"""Seconds an honest write may take at the 99th percentile, whatever the calm figure: the machine may be busy."""
+TIMES = 2.0
+"""How much longer than in calm an honest write may take at the 99th percentile."""
+FLOOR = 0.25
+"""Seconds that this may be, whatever the calm figure: a quarter of the time after which a node of default timing looks
+for a new leader. In calm it is 8 to 40 ms on two idle cores, two fsyncs of which, and 10 to 80 ms under most attacks.
+But the attacker takes one of the cores from three nodes, and shares the interpreter's lock with those who measure: with
+other work on the machine 100 to 200 ms come of that by chance, with and without an attack."""
+ATTEMPTS = 3
+"""Whatever else the machine does can only make the figures worse, so the best of a few attempts is the fair one."""
+SECONDS = 1.5
+"""How long an attack that could be over at once goes on: some 300 honest writes, so that there is a 99th percentile."""
 _PAUSE = threading.Event()
 
 
@@ -78,30 +99,57 @@ class Writers:
 
 @dataclass
 class Attack:
-    """One attack under way."""
+    """One attack under way, and once it is over what it cost."""
 
     target: Target
-    before: Mapping[str, int]
+    counters: Mapping[str, int]
+    """What the node had counted before it."""
+    before: int
+    """Bytes of the node's memory before it, and before any earlier attempt."""
+    began: float = field(default_factory=time.monotonic)
+    round: int = 0
     peak: int = 0
+    by_right: int = 0
+    """Bytes of memory that are no attack's: commands that were taken, in the log."""
+    figure: str = ""
+    excess: list[str] = field(default_factory=list)
+    """Which bounds it went over."""
 
     def counted(self, reason: str) -> int:
         """Return how often the node counted something since the attack began."""
-        return self.target.counters()[reason] - self.before[reason]
+        return self.target.counters()[reason] - self.counters[reason]
 
     def wait_for(self, reason: str, times: int, within: float = 30.0) -> None:
         """Wait until it was counted so often."""
         until(lambda: self.counted(reason) >= times, f"{times} times {reason!r}", within)
 
+    def keep_to(self, number: int, rate: float) -> None:
+        """Wait until it is time for the next one, after so many, at this rate a second."""
+        self.last(number / rate)
+
+    def last(self, seconds: float = SECONDS) -> None:
+        """Wait until it has lasted so long."""
+        _PAUSE.wait(max(0.0, self.began + seconds - time.monotonic()))
+
+    def rounds(self, seconds: float = SECONDS) -> Iterator[int]:
+        """Count up from 1, in `round` too, until the attack has lasted so long."""
+        while not self.round or time.monotonic() < self.began + seconds:
+            self.round += 1
+            yield self.round
+
 
 class Target:
     """The leader of a cluster under load, which is the node that has most to lose."""
 
-    def __init__(self, cluster: Cluster, node: NodeProcess, writers: Writers) -> None:
+    def __init__(self, cluster: Cluster, node: NodeProcess, writers: Writers, transport: str) -> None:
         self.cluster = cluster
         self.node = node
         self.writers = writers
+        self.transport = transport
         assert node._process is not None
         self.process = psutil.Process(node._process.pid)
+        self.removed = 0
+        """The id of a node that was a member once; 0 if there was none."""
         self.calm_p99 = 0.0
         self.figures: list[str] = []
 
@@ -110,6 +158,45 @@ class Target:
         """Where it listens."""
         host, _, port = self.node.address.rpartition(":")
         return host, int(port)
+
+    @property
+    def connections(self) -> int:
+        """How many others have made to it, and it has taken in."""
+        return sum(
+            found.status == "ESTABLISHED" and found.laddr.port == self.address[1]
+            for found in self.process.net_connections()
+        )
+
+    def attacker(self, files: Issued | None = None, ca: Path | None = None) -> Attacker:
+        """Return an attacker, who with `files` shows a certificate."""
+        if self.transport == "tcp":
+            return TcpAttacker(self.address, None if files is None else tls(files, ca))
+        if files is None or ca is None:
+            return GrpcAttacker(self.address)
+        shown = grpc.ssl_channel_credentials(ca.read_bytes(), files.key.read_bytes(), files.certificate.read_bytes())
+        return GrpcAttacker(self.address, shown)
+
+    def line(self) -> Line:
+        """Return a connection on which nothing was said yet."""
+        return Line(self.address)
+
+    def cluster_id(self) -> bytes:
+        """Ask for the cluster's id, as any stranger may on an open cluster."""
+        with self.attacker() as attacker:
+            assert attacker.greet(STRANGER, Errand.REQUEST) is None
+            _, found, _ = attacker.ask(_requests.encode(Who())).values
+            assert isinstance(found, bytes)
+            return found
+
+    def newcomer(self) -> Hello:
+        """Return the hello of one that claims to be a newer member than the target knows: it is let in (rule 18)."""
+        return Hello(self.cluster_id(), 0, 99, secrets.token_bytes(16), self.node.node_id)
+
+    def serves_strangers(self) -> None:
+        """Find one that means it well answered at once."""
+        with self.attacker() as honest:
+            assert honest.greet(STRANGER, Errand.REQUEST) is None
+            assert honest.ask(_requests.encode(Who())).status is Status.OK
 
     def counters(self) -> Counter[str]:
         """Return all that it counts."""
@@ -122,21 +209,43 @@ class Target:
         until(lambda: len(self.writers.since(began)) > 50, "honest writes acknowledged")
         self.calm_p99 = _p99(self.writers.since(began))
 
+    def attempts(
+        self, what: str, memory: int = MEMORY, times: float = TIMES, floor: float = FLOOR
+    ) -> Iterator[AbstractContextManager[Attack]]:
+        """Give up to `ATTEMPTS` blocks to attack it in, until one keeps within all bounds.
+
+        :param memory: bytes that the node may grow by.
+        :param times: how much slower than in calm honest writes may be, at the 99th percentile.
+        :param floor: seconds they may take, whatever the calm figure.
+        """
+        figures: list[str] = []
+        size = self.process.memory_info().rss  # what one attempt leaves behind is not the next one's to use for nothing
+        for number in range(ATTEMPTS):
+            if number:
+                self.measure_calm()
+            attack = Attack(self, self.counters(), before=size)
+            yield self._attacked(attack, memory, times, floor)
+            assert attack.figure, "the attempt was not used"
+            figures.append(f"{what}: {attack.figure}{''.join(f', {excess}' for excess in attack.excess)}")
+            self.figures.append(figures[-1])
+            if not attack.excess:
+                return
+        pytest.fail("\n".join(["over its bounds each time:", *figures]))
+
     @contextmanager
-    def attacked(self, what: str, memory: int = MEMORY, slowest: float = SLOWEST) -> Iterator[Attack]:
-        """Watch the node while the block attacks it, and check afterwards that it took no harm."""
+    def _attacked(self, attack: Attack, memory: int, times: float, floor: float) -> Iterator[Attack]:
+        """Watch the node while the block attacks it; what may be chance becomes a figure, all else an error."""
         status = self.node.status()
-        attack = Attack(self, Counter(status["counters"]))
-        open_files, size = self.process.num_fds(), self.process.memory_info().rss
+        open_files, logged = self.process.num_fds(), len(self.node.log)
         over = threading.Event()
 
         def sample() -> None:
-            while not over.wait(0.1):
+            while not over.wait(0.05):
                 attack.peak = max(attack.peak, self.process.memory_info().rss)
 
         sampling = threading.Thread(target=sample, daemon=True)
         sampling.start()
-        began = time.monotonic()
+        began = attack.began = time.monotonic()
         try:
             yield attack
         finally:
@@ -150,13 +259,16 @@ class Target:
         until(lambda: len(self.writers.since(now)) >= 20, "honest writes after the attack")
         assert self.writers.failures == []
         taken = self.writers.since(began)
-        p99 = _p99(taken)
-        self.figures.append(
-            f"{what}: {seconds:.1f} s, {len(taken) / (time.monotonic() - began):.0f} honest writes/s, "
-            f"p99 {p99 * 1000:.0f} ms (calm {self.calm_p99 * 1000:.0f}), memory {(attack.peak - size) >> 10:+d} KiB"
+        p99, cost = _p99(taken), attack.peak - attack.before
+        attack.figure = (
+            f"{seconds:.1f} s, {len(taken) / (time.monotonic() - began):.0f} honest writes/s, "
+            f"p99 {p99 * 1000:.0f} ms (calm {self.calm_p99 * 1000:.0f}), memory {cost >> 10:+d} KiB"
         )
-        assert p99 <= max(2 * self.calm_p99, slowest), self.figures[-1]
-        assert attack.peak - size <= memory, self.figures[-1]
+        allowed = max(times * self.calm_p99, floor)
+        if p99 > allowed:
+            attack.excess.append(f"over {allowed * 1000:.0f} ms")
+        if cost > memory + attack.by_right:
+            attack.excess.append(f"over {memory + attack.by_right >> 10} KiB")
 
         # The same leader in the same term, on every node.
         for node in self.cluster.nodes:
@@ -164,22 +276,51 @@ class Target:
             assert (view["leader"], view["term"]) == (status["leader"], status["term"]), f"{node} saw an election"
 
         until(lambda: self.process.num_fds() <= open_files + 2, "the attack's connections closed", 60)
-        assert "Traceback" not in self.node.log, "an error of the node itself"
+        assert not _errors_in(self.node.log[logged:]), "an error of the node itself"
 
 
 @contextmanager
-def attacked_cluster(folder: Path, **settings: Any) -> Iterator[Target]:
-    """Run three nodes with honest clients; yield the leader."""
-    with running_cluster(folder, timing={"election_timeout": 4.0}, **settings) as cluster:
+def attacked_cluster(folder: Path, transport: str, *, remove_one: bool = False, **settings: Any) -> Iterator[Target]:
+    """Run three nodes with honest clients; yield the leader. With `remove_one` there was a fourth once."""
+    with running_cluster(folder, transport=transport, timing={"election_timeout": 4.0}, **settings) as cluster:
+        removed = _come_and_gone(cluster) if remove_one else 0
         leader = cluster.leader()
         with Writers(leader) as writers:
-            target = Target(cluster, leader, writers)
+            target = Target(cluster, leader, writers, transport)
+            target.removed = removed
             target.measure_calm()
             yield target
             for line in target.figures:
-                print(line)  # noqa: T201 - pytest -rP shows it
+                print(f"{transport} {line}")  # noqa: T201 - pytest shows it with -rP
 
         cluster.wait_for_agreement()
+
+
+def _come_and_gone(cluster: Cluster) -> int:
+    """Have one more node join and leave; return the id that is nobody's any more."""
+    stayed = list(cluster.nodes)
+    guest = cluster.add().start(peers=[cluster[1].address]).ready()
+    cluster.wait_for_voters(*cluster.nodes)
+    guest.call("leave")
+    guest.wait()
+    cluster.forget(guest)
+    cluster.wait_for_voters(*stayed)
+    return guest.node_id
+
+
+def _errors_in(log: str) -> list[str]:
+    """Return the tracebacks in it, but those that gRPC prints by itself of callers that left (docs/grpc-limits.md)."""
+    _, *traces = log.split("Traceback (most recent call last):\n")
+    return [trace[:2000] for trace in traces if not trace.startswith('  File "src/python/grpcio/')]
+
+
+def tls(files: Issued | None, ca: Path | None) -> ssl.SSLContext:
+    """Return what one shakes hands with who shows this certificate, or none."""
+    context = ssl.create_default_context(cafile=ca)
+    context.set_alpn_protocols(["h2"])
+    if files is not None:
+        context.load_cert_chain(files.certificate, files.key)
+    return context
 
 
 def _p99(taken: list[float]) -> float:
