@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import ssl
 import threading
@@ -309,9 +310,13 @@ def _come_and_gone(cluster: Cluster) -> int:
 
 
 def _errors_in(log: str) -> list[str]:
-    """Return the tracebacks in it, but those that gRPC prints by itself of callers that left (docs/grpc-limits.md)."""
+    """Return the tracebacks in it, but those that gRPC prints by itself of callers that left (docs/grpc-limits.md).
+
+    Its core writes lines of its own to the same place, even in the middle of one.
+    """
     _, *traces = log.split("Traceback (most recent call last):\n")
-    return [trace[:2000] for trace in traces if not trace.startswith('  File "src/python/grpcio/')]
+    of_grpc = re.compile(r'(E\d{4} .*\n)*  File "src/python/grpcio/')
+    return [trace[:2000] for trace in traces if not of_grpc.match(trace)]
 
 
 def tls(files: Issued | None, ca: Path | None) -> ssl.SSLContext:

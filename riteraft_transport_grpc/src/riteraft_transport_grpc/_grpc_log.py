@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import grpc
+from google.protobuf.message import DecodeError
 from riteraft_core._complaints import Complaints
 
 _SOURCE = "grpc._cython.cygrpc"
@@ -34,8 +35,8 @@ class GrpcLog(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Say whether gRPC's own line is to be kept."""
         error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, UnicodeDecodeError):
-            self._complaints.add("encoding", "a call whose path or metadata is no text")
+        if isinstance(error, (UnicodeDecodeError, DecodeError)):
+            self._complaints.add("encoding", "a call whose path or metadata is no text, or whose message is none")
             return False
         if isinstance(error, grpc.aio.BaseError):
             self._complaints.add("gone", "a call was over before gRPC could refuse it")
