@@ -36,6 +36,8 @@ MIB = 1024 * 1024
 HANDSHAKE_TIMEOUT, FRAME_TIMEOUT, MAX_CONNECTIONS, MAX_REQUESTS, MAX_REQUEST_BYTES = 5.0, 10.0, 1024, 1024, 32 * MIB
 """What the options of the transport are by default."""
 
+CONNECTIONS = 500
+"""New ones a second, each with calls in it: of more at once the node would hold more than it answers."""
 FRAMES = 20_000
 """Frames a second, in a flood of them."""
 
@@ -116,6 +118,7 @@ def test_s2_mutations_of_a_good_conversation_over_the_wire(target: Target, chanc
                     line.send(data)
                     line.finish()
                     assert line.closed() < CLOSED_WITHIN
+                attack.keep_to(count, CONNECTIONS)
             assert count >= 50
             assert attack.counted(FRAME) >= 1
 
