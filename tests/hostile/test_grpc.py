@@ -135,7 +135,9 @@ def test_s2_a_hundred_thousand_mutations_of_good_messages(chance: random.Random)
         for encoded, decode in kinds:
             data = mutated(encoded, chance, [encoded])
             with contextlib.suppress(wire.WireError):
-                assert decode(data, 7) == decode(encoded, 7)
+                found = decode(data, 7)
+                # A snapshot's end has no checksum: it is one, of everything before.
+                assert found == decode(encoded, 7) or (decode is wire.decode_part and isinstance(found, tuple))
     ((key, hello),) = wire.encode_hello(STRANGER, bytes(32))
     for _ in range(10_000):
         with contextlib.suppress(wire.WireError):
