@@ -5,7 +5,6 @@ It ends when its stdin does, so it never outlives the one who started it.
 
 from __future__ import annotations
 
-import gc
 import json
 import sys
 import time
@@ -15,6 +14,7 @@ import anyio
 import anyio.to_thread
 import msgpack
 from anyio.abc import TaskGroup
+from riteraft_core._garbage import settle
 
 from riteraft_core import Config, Node, NotApplied, OutcomeUnknown, open_node
 
@@ -130,8 +130,7 @@ class Servant:
 async def main(settings: dict[str, Any]) -> None:
     async with open_node(Config(cluster="benchmark", **settings), KeyValueStore()) as node:
         serving_since = time.monotonic()
-        gc.collect()  # as `riteraft run` does
-        gc.freeze()
+        settle()  # as `riteraft run` does
         lines, to_answer = anyio.create_memory_object_stream[str](1)
 
         async def answer_on(servant: Servant) -> None:

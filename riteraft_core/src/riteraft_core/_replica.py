@@ -1040,7 +1040,7 @@ class Replica:
         if len(proposals):
             for (session, sequence), answer in zip(work.ids, answers, strict=True):
                 if session == mine and (proposal := proposals.get(sequence)) is not None:
-                    self._answer(proposal, _to_outcome(answer))
+                    self._answer(proposal, answer if type(answer) is bytes else _to_outcome(answer))
 
         for session, sequence in work.repeats:
             if session == mine and (proposal := proposals.get(sequence)) is not None:

@@ -25,9 +25,10 @@ class Signal:
 
     def set(self) -> None:
         """Let the next `wait` return, or the one under way."""
-        self._is_set = True
-        if self._waiter is not None:
-            self._waiter.set()
+        if not self._is_set:
+            self._is_set = True
+            if self._waiter is not None:
+                self._waiter.set()
 
     async def wait(self) -> None:
         """Return once it was set, at the earliest in the loop's next turn; it is unset then."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
 import anyio
@@ -45,7 +46,7 @@ def one_shots() -> Callable[[], OneShot]:
     except RuntimeError:
         return type(anyio.Event())
 
-    return lambda: _OnAsyncio(loop)
+    return partial(_OnAsyncio, loop)
 
 
 def from_threads() -> Callable[[Callable[[], object]], None]:

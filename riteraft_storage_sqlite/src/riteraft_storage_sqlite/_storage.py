@@ -36,7 +36,7 @@ from ._run import Run, pack, unpack
 
 _SAVE_BYTES = 3 * 4096  # what the least save adds to the WAL: the pages of the head, of the log's end and of its parent
 _DROP_BYTES = 4 * 1024 * 1024  # what dropping part of a log may add: it touches all pages of the rows
-_LONGEST_WAL = 4  # times `checkpoint_bytes`: a save waits if the copying falls so far behind
+_LONGEST_WAL = 2  # times `checkpoint_bytes`: a save waits if the copying falls so far behind
 _MERGING = "copying the WAL into the database"
 _DELETED_AT_ONCE = 16  # chunks in one transaction, 4 MiB: a save beside it waits a few milliseconds
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import signal
 
 import anyio
 from anyio.abc import TaskStatus
 
+from .._garbage import settle
 from ..config import Config
 from ..errors import RiteraftError
 from ..protocols import Store
@@ -27,9 +27,7 @@ async def serve(config: Config, store: Store) -> None:
         await tasks.start(_cancel_on_signal, tasks.cancel_scope)
         try:
             async with open_node(config, store) as node:
-                # What is here now stays: looked through again and again it would hold up a node under load.
-                gc.collect()
-                gc.freeze()
+                settle()
                 await node.wait_stopped()
         except RiteraftError as exc:
             ended_by = exc  # raised below: a task group would wrap it
