@@ -152,7 +152,7 @@ class RaftRs:
         if native is None:
             return None
 
-        hard_state, conf_states = native.hard_state, native.conf_states
+        hard_state = native.hard_state
         return Ready(
             native.number,
             native.term,
@@ -166,7 +166,7 @@ class RaftRs:
             native.persisted_messages,
             native.snapshots,
             native.committed,
-            [(index, ConfState.from_plain(plain), why) for index, plain, why in conf_states] if conf_states else (),
+            [(index, ConfState.from_plain(plain), why) for index, plain, why in native.conf_states],
             native.read_states,
             native.snapshot_wanted,
             native.removed,
