@@ -74,9 +74,8 @@ class Connection:
         """Whether a frame has begun to arrive and is not whole yet."""
         return self._decoder.partial
 
-    @property
-    def writer(self) -> SocketWriter | None:
-        """What writes straight to the socket, once the handshake is over; None where TLS must do it."""
+    def direct_writer(self) -> SocketWriter | None:
+        """Return what writes straight to the socket, once the handshake is over; None where TLS must do it."""
         return SocketWriter.over(self._stream)
 
     def secure(self, stream: ByteStream) -> None:

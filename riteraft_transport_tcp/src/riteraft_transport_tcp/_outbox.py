@@ -67,7 +67,7 @@ class TcpOutbox(Outbox[Connection]):
     async def serve(self, connection: Connection) -> None:
         """Write what is queued until the connection ends."""
         self._connection, self._group = connection, self._hello().group
-        writer = connection.writer
+        writer = connection.direct_writer()
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._notice_end, connection)
