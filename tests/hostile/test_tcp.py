@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import random
+import select
 import socket
 import struct
 
 import pytest
+from riteraft_core._requests import AskStatus
 from riteraft_core.types import Hello, RefusalCode
 from riteraft_transport_tcp._framing import (
     MAGIC,
@@ -20,13 +22,18 @@ from riteraft_transport_tcp._framing import (
     encode_messages,
 )
 from riteraft_transport_tcp._handshake import Purpose, encode_hello
+from riteraft_transport_tcp._options import TcpOptions
 
-from .attacker import Errand, mutated
+from riteraft_core import _requests
+
+from .attacker import STRANGER, Errand, mutated
 from .target import Target
 from .tcp_attacker import TcpAttacker
 
 FRAME, CLOSED_WITHIN = "transport: frame", 10.0
 """A second is the goal; more is allowed to a machine that does something else besides."""
+
+FRAME_TIMEOUT = TcpOptions().frame_timeout
 
 over_tcp = pytest.mark.parametrize("target", ["tcp"], indirect=True)
 
@@ -124,3 +131,23 @@ def test_s7_slow_connections_keep_nobody_out(target: Target) -> None:
             finally:
                 for slow in crowd:
                     slow.close()
+
+
+@over_tcp
+def test_s7_who_never_reads_its_answers_is_sent_away(target: Target) -> None:
+    questions = 50 * encode_call(Kind.REQUEST, 0, 1, _requests.encode(AskStatus()))
+    for attempt in target.attempts("S7, unread"):
+        with attempt as attack, TcpAttacker(target.address) as attacker:
+            attacker.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            assert attacker.greet(STRANGER, Errand.REQUEST) is None
+            attacker.socket.settimeout(1.0)
+            with contextlib.suppress(
+                TimeoutError, ConnectionError
+            ):  # no more of it is read, or it was sent away already
+                for sent in range(10_000):
+                    attacker.socket.sendall(questions)
+                    attack.keep_to(sent, 40)
+            target.serves_strangers()
+            ended = select.poll()
+            ended.register(attacker.socket, 0)  # only that the connection is gone; to read would be to make room
+            assert ended.poll(1000 * (FRAME_TIMEOUT + CLOSED_WITHIN)), "it was kept"
