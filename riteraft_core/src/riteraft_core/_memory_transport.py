@@ -124,7 +124,7 @@ class _Outbox(Outbox[_Link]):
         target = self._find()
         if target is None:
             raise LostError("nobody answers there")
-        refusal = target._handler.admit(Hello.of(self._transport._identity, self.peer))
+        refusal = target._handler.admit(self._transport._peers.hello(self.peer))
         if refusal is not None:
             raise DeniedError(refusal)
         yield _Link(target)
@@ -133,7 +133,7 @@ class _Outbox(Outbox[_Link]):
         while True:
             await self.until_queued()
             await anyio.lowlevel.checkpoint()
-            batch, identity = self.take(), self._transport._identity
+            batch, identity = self.take(), self._transport._peers.identity
             assert identity is not None, "nothing is sent without one"
             try:
                 if self._find() is not line.target:
@@ -168,10 +168,9 @@ class MemoryTransport:
         self._network = network
         self._handler: Handler = context.handler
         self._logger: logging.Logger = context.logger
-        self._identity = context.identity
         self._address = address
         self._tasks = tasks
-        self._peers = Peers(context.handler, tasks, self._open_outbox)
+        self._peers = Peers(context, tasks, self._open_outbox)
         tasks.start_soon(self._peers.run)
 
     @property
@@ -181,7 +180,7 @@ class MemoryTransport:
 
     def identify(self, identity: Identity) -> None:
         """Introduce ourselves as `identity` from now on."""
-        self._identity = identity
+        self._peers.identify(identity)
 
     def set_peers(self, peers: Mapping[int, str]) -> None:
         """Replace the map node id → address."""
@@ -189,27 +188,21 @@ class MemoryTransport:
 
     def send(self, peer: int, messages: Sequence[bytes]) -> None:
         """Queue messages for `peer`, or drop them; at once."""
-        outbox = self._peers.outbox(peer)
-        if outbox is not None and self._identity is not None:
-            outbox.put(messages)
-        else:
-            self._peers.drop(peer)
+        self._peers.send(peer, messages)
 
     async def request(self, address: str, payload: bytes) -> bytes:
         """Send one request to whoever listens at `address` and return its answer."""
-        peer = self._identity.node_id if self._identity else None
+        peer = self._peers.node_id or None
 
         async def answer(target: MemoryTransport) -> bytes:
             return await target._handler.request(peer, payload)
 
-        return await self._call(address, address, self._hello(0), answer)
+        return await self._call(address, address, self._peers.hello(0), answer)
 
     async def send_snapshot(self, peer: int, header: bytes, chunks: AsyncIterable[bytes]) -> None:
         """Stream a snapshot beside the messages; return once the peer took it whole."""
-        outbox = self._peers.outbox(peer)
-        identity = self._identity
-        if outbox is None or identity is None:
-            raise PeerUnreachable(peer, "its address is not known here, or this node has no identity yet")
+        address, identity = self._peers.address(peer), self._peers.identity
+        assert identity is not None, "there is no address without one"
         sending, receiving = anyio.create_memory_object_stream[bytes | None](0)
         failure: Exception | None = None
 
@@ -238,7 +231,7 @@ class MemoryTransport:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(give)
                 try:
-                    await self._call(peer, outbox.address, self._hello(peer), take)
+                    await self._call(peer, address, self._peers.hello(peer), take)
                 except PeerUnreachable as exc:
                     unreachable = exc
                 tasks.cancel_scope.cancel()
@@ -249,9 +242,6 @@ class MemoryTransport:
 
     def _open_outbox(self, peer: int, address: str) -> _Outbox:
         return _Outbox(self, peer, address)
-
-    def _hello(self, to: int) -> Hello:
-        return Hello.of(self._identity, to)
 
     async def _call(
         self, name: object, address: str, hello: Hello, run: Callable[[MemoryTransport], Awaitable[bytes]]

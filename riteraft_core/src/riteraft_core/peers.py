@@ -1,23 +1,25 @@
 """The peers that a transport sends to: for the authors of transports, and used by the built-in ones.
 
-    self._peers = Peers(context.handler, tasks, self._open_outbox)
+    self._peers = Peers(context, tasks, self._open_outbox)
     tasks.start_soon(self._peers.run)
 
-Then `Transport.set_peers` is `Peers.replace`, and `Transport.send` puts into `Peers.outbox(peer)` or, if there is
-none or this node has no identity yet, calls `Peers.drop`.
+Then `Transport.identify` is `Peers.identify`, `Transport.set_peers` is `Peers.replace`, and `Transport.send` is
+`Peers.send`. A connection begins with `Peers.hello`, a snapshot goes to `Peers.address`, and a peer that was let in is
+told to `Peers.knocked`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
 
 from ._signal import Signal
-from .protocols import Handler
-from .types import Refusal
+from .errors import PeerUnreachable
+from .protocols import TransportContext
+from .types import Hello, Identity, Refusal
 
 __all__ = ["PeerOutbox", "Peers"]
 
@@ -33,6 +35,12 @@ class PeerOutbox(Protocol):
     def scope(self) -> anyio.CancelScope:
         """Cancelled when the peer is gone or has moved: `run` ends with it."""
 
+    def put(self, messages: Sequence[bytes]) -> None:
+        """Queue the messages, or drop them; at once."""
+
+    def knocked(self) -> None:
+        """Try again now, if it waits to: the peer is alive."""
+
     async def run(self) -> None:
         """Bring the messages to the peer until `scope` is cancelled."""
 
@@ -41,11 +49,11 @@ OutboxT = TypeVar("OutboxT", bound=PeerOutbox)
 
 
 class Peers(Generic[OutboxT]):
-    """An outbox for each peer, and who is to be told to the handler as unreachable."""
+    """Who this node is to its peers, an outbox for each of them, and who is to be told as unreachable."""
 
     def __init__(
         self,
-        handler: Handler,
+        context: TransportContext,
         tasks: TaskGroup,
         open_outbox: Callable[[int, str], OutboxT],
         gone: Callable[[int], None] = lambda peer: None,
@@ -54,7 +62,9 @@ class Peers(Generic[OutboxT]):
 
         `gone` is told of each peer that is one no more.
         """
-        self._handler = handler
+        self.identity = context.identity
+        """Who this node is; None until a joiner is told by `identify`."""
+        self._handler = context.handler
         self._tasks = tasks
         self._open_outbox = open_outbox
         self._gone = gone
@@ -62,6 +72,19 @@ class Peers(Generic[OutboxT]):
         self._unreachable: dict[int, None] = {}
         self._unknown: set[int] = set()
         self._tell = Signal()
+
+    @property
+    def node_id(self) -> int:
+        """The node id in `identity`; 0 while there is none."""
+        return 0 if self.identity is None else self.identity.node_id
+
+    def identify(self, identity: Identity) -> None:
+        """Be `identity` to the peers from now on: see `Transport.identify`."""
+        self.identity = identity
+
+    def hello(self, to: int) -> Hello:
+        """Return how this node introduces itself to the peer `to` now; 0 for whoever listens at an address."""
+        return Hello.of(self.identity, to)
 
     def replace(self, addresses: Mapping[int, str]) -> None:
         """Replace the map node id → address: see `Transport.set_peers`."""
@@ -84,11 +107,34 @@ class Peers(Generic[OutboxT]):
         """Return the outbox of this peer, if it is one."""
         return self._outboxes.get(peer)
 
-    def drop(self, peer: int) -> None:
-        """Note that messages for a peer that cannot be sent to at all were dropped; it counts once until `replace`."""
-        if peer not in self._unknown:
+    def address(self, peer: int) -> str:
+        """Return where this peer is dialled.
+
+        :raises PeerUnreachable: it is no peer, or this node has no identity yet and may only `request`.
+        """
+        outbox = self._outboxes.get(peer)
+        if outbox is None or self.identity is None:
+            raise PeerUnreachable(peer, "its address is not known here, or this node has no identity yet")
+        return outbox.address
+
+    def send(self, peer: int, messages: Sequence[bytes]) -> None:
+        """Queue messages for `peer`, or drop them; at once: see `Transport.send`.
+
+        Those for a peer that is none, and all while this node has no identity, are dropped: the handler is told of
+        such a peer once until `replace` names it.
+        """
+        outbox = self._outboxes.get(peer)
+        if outbox is not None and self.identity is not None:
+            outbox.put(messages)
+        elif peer not in self._unknown:
             self._unknown.add(peer)
             self.dropped(peer)
+
+    def knocked(self, peer: int) -> None:
+        """Have `peer` dialled again now if it waits to be: it has just been let in here, so it is alive."""
+        outbox = self._outboxes.get(peer)
+        if outbox is not None:
+            outbox.knocked()
 
     def dropped(self, peer: int) -> None:
         """Have the handler told, a little later, that messages for `peer` were lost: `Transport.send` may not do it."""

@@ -17,7 +17,7 @@ from riteraft_core.outbox import DeniedError
 from riteraft_core.peers import Peers
 from riteraft_core.protocols import Transport, TransportContext
 from riteraft_core.security import Security, Tls, TlsMaterial, check_exposure
-from riteraft_core.types import Hello, Identity
+from riteraft_core.types import Identity
 
 from ._client import CallLostError, Dialler, RequestLine, SnapshotSender
 from ._grpc_log import GrpcLog
@@ -39,16 +39,21 @@ class GrpcTransport:
         self._options = options
         self._handler = context.handler
         self._logger = context.logger
-        self._identity = context.identity
         self._address = ""
         self._tasks = tasks
         self._dialler = Dialler(options, context.security)
         self._server = Server(
-            options, context.handler, context.security, context.logger, tasks, self._node_id, self._knocked
+            options,
+            context.handler,
+            context.security,
+            context.logger,
+            tasks,
+            node_id=lambda: self._peers.node_id,
+            knocked=lambda peer: self._peers.knocked(peer),
         )
         self.log = GrpcLog(self._server.complaints)
         self._probes = Probes(options.max_unauthenticated, self._crowded)
-        self._peers = Peers(context.handler, tasks, self._open_outbox, self._server.show_out)
+        self._peers = Peers(context, tasks, self._open_outbox, self._server.show_out)
         self._lines: dict[str, RequestLine] = {}
         self._closed = False
 
@@ -64,7 +69,7 @@ class GrpcTransport:
 
     def identify(self, identity: Identity) -> None:
         """Introduce ourselves as `identity` in every call from now on."""
-        self._identity = identity
+        self._peers.identify(identity)
         self._tasks.start_soon(self._probes.tell, True)
 
     def set_peers(self, peers: Mapping[int, str]) -> None:
@@ -73,11 +78,7 @@ class GrpcTransport:
 
     def send(self, peer: int, messages: Sequence[bytes]) -> None:
         """Queue messages for `peer`, or drop them; at once."""
-        outbox = self._peers.outbox(peer)
-        if outbox is not None and self._identity is not None:
-            outbox.put(messages)
-        else:
-            self._peers.drop(peer)
+        self._peers.send(peer, messages)
 
     async def request(self, address: str, payload: bytes) -> bytes:
         """Send one request on the connection kept for `address` and return its answer."""
@@ -93,7 +94,7 @@ class GrpcTransport:
                 if old is not None and old.idle:
                     await old.aclose()
             try:
-                return await line.request(self._hello(0), payload)
+                return await line.request(self._peers.hello(0), payload)
             finally:
                 if line.broken and self._lines.get(address) is line:
                     del self._lines[address]
@@ -107,12 +108,12 @@ class GrpcTransport:
 
     async def send_snapshot(self, peer: int, header: bytes, chunks: AsyncIterable[bytes]) -> None:
         """Stream a snapshot on a connection of its own; return once the peer took it whole."""
-        outbox = self._peers.outbox(peer)
-        if outbox is None or self._identity is None or self._closed:
-            raise PeerUnreachable(peer, "its address is not known here, or this node has no identity yet")
+        address = self._peers.address(peer)
+        if self._closed:
+            raise PeerUnreachable(peer, "the transport is closed")
         try:
-            sender = SnapshotSender(peer, self._hello(peer), self._options, self._dialler)
-            await sender.send(outbox.address, header, chunks)
+            sender = SnapshotSender(peer, self._peers.hello(peer), self._options, self._dialler)
+            await sender.send(address, header, chunks)
         except DeniedError as exc:
             self._handler.refused(peer, exc.refusal)
             raise PeerUnreachable(peer, str(exc)) from exc
@@ -127,7 +128,7 @@ class GrpcTransport:
 
         :raises ConfigError: gRPC cannot listen there.
         """
-        await self._probes.tell(self._identity is not None)
+        await self._probes.tell(self._peers.identity is not None)
         server = grpc.aio.server(
             handlers=(self._server.handlers(), *self._probes.handlers()),
             options=server_arguments(self._options),
@@ -158,12 +159,6 @@ class GrpcTransport:
             if line.idle:  # else by the last one who waits for it
                 await line.aclose()
 
-    def _node_id(self) -> int:
-        return 0 if self._identity is None else self._identity.node_id
-
-    def _hello(self, to: int) -> Hello:
-        return Hello.of(self._identity, to)
-
     def _open_outbox(self, peer: int, address: str) -> GrpcOutbox:
         return GrpcOutbox(
             peer,
@@ -171,15 +166,10 @@ class GrpcTransport:
             self._options,
             self._dialler,
             self._logger,
-            hello=lambda: self._hello(peer),
+            hello=lambda: self._peers.hello(peer),
             dropped=self._peers.dropped,
             refused=self._handler.refused,
         )
-
-    def _knocked(self, peer: int) -> None:
-        outbox = self._peers.outbox(peer)
-        if outbox is not None:
-            outbox.knocked()
 
     def _crowded(self) -> None:
         self._server.complaints.add("probes", "too many health watches and reflection streams: refused one more")

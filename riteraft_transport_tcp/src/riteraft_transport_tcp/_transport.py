@@ -15,7 +15,7 @@ from riteraft_core.outbox import DeniedError
 from riteraft_core.peers import Peers
 from riteraft_core.protocols import Transport, TransportContext
 from riteraft_core.security import check_exposure
-from riteraft_core.types import Hello, Identity
+from riteraft_core.types import Identity
 
 from ._client import Dialler, RequestLine, SnapshotSender
 from ._connection import Reaper
@@ -32,7 +32,6 @@ class TcpTransport:
         self._options = options
         self._handler = context.handler
         self._logger = context.logger
-        self._identity = context.identity
         self._address = address
         self._tasks = tasks
         self._reaper = Reaper(options)
@@ -43,10 +42,10 @@ class TcpTransport:
             context.logger,
             self._reaper,
             context.security,
-            node_id=lambda: self._identity.node_id if self._identity is not None else 0,
-            knocked=self._knocked,
+            node_id=lambda: self._peers.node_id,
+            knocked=lambda peer: self._peers.knocked(peer),
         )
-        self._peers = Peers(context.handler, tasks, self._open_outbox, self._server.show_out)
+        self._peers = Peers(context, tasks, self._open_outbox, self._server.show_out)
         self._lines: dict[tuple[str, Identity | None], RequestLine] = {}
         self._closed = False
 
@@ -62,7 +61,7 @@ class TcpTransport:
 
     def identify(self, identity: Identity) -> None:
         """Introduce ourselves as `identity` on every connection from now on."""
-        self._identity = identity
+        self._peers.identify(identity)
 
     def set_peers(self, peers: Mapping[int, str]) -> None:
         """Replace the map node id → address."""
@@ -70,31 +69,27 @@ class TcpTransport:
 
     def send(self, peer: int, messages: Sequence[bytes]) -> None:
         """Queue messages for `peer`, or drop them; at once."""
-        outbox = self._peers.outbox(peer)
-        if outbox is not None and self._identity is not None:
-            outbox.put(messages)
-        else:
-            self._peers.drop(peer)
+        self._peers.send(peer, messages)
 
     async def request(self, address: str, payload: bytes) -> bytes:
         """Send one request on the connection kept for `address` and return its answer."""
-        key = (address, self._identity)
+        key = (address, self._peers.identity)
         line = self._lines.get(key)
         if line is None or line.over:
             if self._closed:
                 raise PeerUnreachable(address, "the transport is closed")
-            line = self._lines[key] = RequestLine(address, self._hello(0), self._options, self._dialler)
+            line = self._lines[key] = RequestLine(address, self._peers.hello(0), self._options, self._dialler)
             self._tasks.start_soon(line.run, self._line_ended)
         return await line.request(payload)
 
     async def send_snapshot(self, peer: int, header: bytes, chunks: AsyncIterable[bytes]) -> None:
         """Stream a snapshot on a connection of its own; return once the peer took it whole."""
-        outbox = self._peers.outbox(peer)
-        if outbox is None or self._identity is None or self._closed:
-            raise PeerUnreachable(peer, "its address is not known here, or this node has no identity yet")
+        address = self._peers.address(peer)
+        if self._closed:
+            raise PeerUnreachable(peer, "the transport is closed")
         try:
-            sender = SnapshotSender(peer, self._hello(peer), self._options, self._dialler)
-            await sender.send(outbox.address, header, chunks)
+            sender = SnapshotSender(peer, self._peers.hello(peer), self._options, self._dialler)
+            await sender.send(address, header, chunks)
         except DeniedError as exc:
             self._handler.refused(peer, exc.refusal)
             raise PeerUnreachable(peer, str(exc)) from exc
@@ -111,9 +106,6 @@ class TcpTransport:
         self._closed = True
         self._reaper.end_all("the transport was closed")
 
-    def _hello(self, to: int) -> Hello:
-        return Hello.of(self._identity, to)
-
     def _open_outbox(self, peer: int, address: str) -> TcpOutbox:
         return TcpOutbox(
             peer,
@@ -121,15 +113,10 @@ class TcpTransport:
             self._options,
             self._dialler,
             self._logger,
-            hello=lambda: self._hello(peer),
+            hello=lambda: self._peers.hello(peer),
             dropped=self._peers.dropped,
             refused=self._handler.refused,
         )
-
-    def _knocked(self, peer: int) -> None:
-        outbox = self._peers.outbox(peer)
-        if outbox is not None:
-            outbox.knocked()
 
     def _line_ended(self, line: RequestLine) -> None:
         for key, kept in tuple(self._lines.items()):
