@@ -12,7 +12,7 @@ import anyio.lowlevel
 import pytest
 from riteraft_core._task_group import background
 from riteraft_core.outbox import DeniedError, LostError, Outbox, OutboxOptions
-from riteraft_core.types import Refusal, RefusalCode
+from riteraft_core.types import Hello, Refusal, RefusalCode
 
 pytestmark = pytest.mark.anyio
 
@@ -35,10 +35,28 @@ class Line:
         self.scope.cancel()
 
 
-class HeldOutbox(Outbox[Line]):
-    def __init__(self, max_body: int = 1024, **options: Any) -> None:
+class Sender:
+    """One that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.logger = logging.getLogger("riteraft.test")
         self.drops: list[int] = []
         self.refusals: list[tuple[int, Refusal]] = []
+
+    def hello(self, to: int) -> Hello:
+        return Hello.of(None, to)
+
+    def dropped(self, peer: int) -> None:
+        self.drops.append(peer)
+
+    def denied(self, peer: int, refusal: Refusal) -> None:
+        self.refusals.append((peer, refusal))
+
+
+class HeldOutbox(Outbox[Line]):
+    def __init__(self, max_body: int = 1024, **options: Any) -> None:
+        sender = Sender()
+        self.drops, self.refusals = sender.drops, sender.refusals
         self.failures: list[Exception] = []
         """What the next attempts to dial come to."""
         self.attempts = 0
@@ -47,11 +65,9 @@ class HeldOutbox(Outbox[Line]):
             2,
             "h2:1",
             OutboxOptions(**options),
-            logging.getLogger("riteraft.test"),
+            sender,
             max_body=max_body,
             overhead=OVERHEAD,
-            dropped=self.drops.append,
-            refused=lambda peer, refusal: self.refusals.append((peer, refusal)),
         )
 
     @asynccontextmanager

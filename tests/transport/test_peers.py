@@ -153,6 +153,8 @@ async def test_a_refusal_at_an_address_is_that_of_the_peer_there() -> None:
         desk.peers.refused("h3:1", refusal)
         desk.peers.refused("h4:1", refusal)
         assert desk.handler.refusals == [(3, refusal)]
+        desk.peers.denied(2, refusal)
+        assert desk.handler.refusals == [(3, refusal), (2, refusal)]
 
 
 async def test_the_blocks_own_exception_leaves_as_it_came_and_the_tasks_end() -> None:

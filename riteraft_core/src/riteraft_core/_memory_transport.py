@@ -106,16 +106,7 @@ class _Outbox(Outbox[_Link]):
     """The messages for one peer; each new listener at its address is a new connection."""
 
     def __init__(self, transport: MemoryTransport, peer: int, address: str) -> None:
-        super().__init__(
-            peer,
-            address,
-            _OUTBOX,
-            transport._logger,
-            max_body=_OUTBOX.outbox_bytes,
-            overhead=0,
-            dropped=transport._peers.dropped,
-            refused=transport._handler.refused,
-        )
+        super().__init__(peer, address, _OUTBOX, transport._peers, max_body=_OUTBOX.outbox_bytes, overhead=0)
         self._transport = transport
 
     @asynccontextmanager
@@ -124,7 +115,7 @@ class _Outbox(Outbox[_Link]):
         target = self._find()
         if target is None:
             raise LostError("nobody answers there")
-        refusal = target._handler.admit(self._transport._peers.hello(self.peer))
+        refusal = target._handler.admit(self.hello())
         if refusal is not None:
             raise DeniedError(refusal)
         yield _Link(target)

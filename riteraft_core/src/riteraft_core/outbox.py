@@ -11,7 +11,7 @@ import logging
 import random
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Generic, Protocol, TypeVar
 
@@ -19,9 +19,9 @@ import anyio
 from pydantic import BaseModel, ConfigDict, Field
 
 from ._signal import Signal
-from .types import Refusal, RefusalCode
+from .types import Hello, Refusal, RefusalCode
 
-__all__ = ["DeniedError", "Line", "LostError", "Outbox", "OutboxOptions"]
+__all__ = ["DeniedError", "Line", "LostError", "Outbox", "OutboxOptions", "Sender"]
 
 _KIB = 1024
 _MIB = 1024 * _KIB
@@ -71,6 +71,23 @@ class Line(Protocol):
 LineT = TypeVar("LineT", bound=Line)
 
 
+class Sender(Protocol):
+    """What an outbox must know of the node that it sends for; `riteraft_core.peers.Peers` is one."""
+
+    @property
+    def logger(self) -> logging.Logger:
+        """Where it is said that a peer cannot be reached, or is back."""
+
+    def hello(self, to: int) -> Hello:
+        """Return how the node introduces itself to the peer `to` now."""
+
+    def dropped(self, peer: int) -> None:
+        """Note that messages for `peer` were lost: called once for each run of drops."""
+
+    def denied(self, peer: int, refusal: Refusal) -> None:
+        """Note that `peer` did not let us in."""
+
+
 class Outbox(ABC, Generic[LineT]):
     """Takes messages at once, or drops them; `run` brings them to the peer, in order, while it can be reached.
 
@@ -79,18 +96,9 @@ class Outbox(ABC, Generic[LineT]):
     """
 
     def __init__(
-        self,
-        peer: int,
-        address: str,
-        options: OutboxOptions,
-        logger: logging.Logger,
-        *,
-        max_body: int,
-        overhead: int,
-        dropped: Callable[[int], None],
-        refused: Callable[[int, Refusal], None],
+        self, peer: int, address: str, options: OutboxOptions, sender: Sender, *, max_body: int, overhead: int
     ) -> None:
-        """Prepare an outbox; `dropped` is told once for each run of drops, `refused` at each refusal.
+        """Prepare an outbox; `sender` is told once of each run of drops, and of each refusal.
 
         A run of drops ends with the next write, or with the next attempt to connect. `max_body` is the most that one
         write may carry, `overhead` what each message takes of it beside its own bytes.
@@ -99,12 +107,11 @@ class Outbox(ABC, Generic[LineT]):
         self.address = address
         self.scope = anyio.CancelScope()
         self._limits = options
-        self._logger = logger
+        self._sender = sender
+        self._logger = sender.logger
         self._longest = max_body - overhead
         self._batch_bytes = min(options.batch_bytes, max_body)
         self._overhead = overhead
-        self._tell_dropped = dropped
-        self._tell_refused = refused
         self.queue: deque[bytes] = deque()
         """What waits; only `put` and `take` change it."""
         self._bytes = 0
@@ -130,7 +137,7 @@ class Outbox(ABC, Generic[LineT]):
                 size -= len(message)
                 if not self._dropping:
                     self._dropping = True
-                    self._tell_dropped(self.peer)
+                    self._sender.dropped(self.peer)
                 break
             room -= 1
             queue.append(message)
@@ -159,7 +166,7 @@ class Outbox(ABC, Generic[LineT]):
                     why = line.ended or "the connection ended"
                 except DeniedError as exc:
                     why = str(exc)
-                    self._tell_refused(self.peer, exc.refusal)
+                    self._sender.denied(self.peer, exc.refusal)
                     starting = exc.refusal.code is RefusalCode.NOT_READY
                     if not starting:
                         wait = limits.refused_wait
@@ -169,13 +176,13 @@ class Outbox(ABC, Generic[LineT]):
                     wait = limits.reconnect_min
                     self._logger.debug("messages to node %d at %s: %s", self.peer, self.address, why)
                     if self._lost:
-                        self._tell_dropped(self.peer)
+                        self._sender.dropped(self.peer)
                 else:
                     if not starting:
                         self._report(why)
                     self.queue.clear()
                     self._bytes = 0
-                    self._tell_dropped(self.peer)
+                    self._sender.dropped(self.peer)
                 self._dropping = False
                 with anyio.move_on_after(wait * (1 - self._random.random() / 2)):
                     await self._knocked.wait()
@@ -202,6 +209,10 @@ class Outbox(ABC, Generic[LineT]):
         self._wake.set()
 
     # --- what it does that with --------------------------------------------------------------------------------------
+
+    def hello(self) -> Hello:
+        """Return how the sender introduces itself to the peer now."""
+        return self._sender.hello(self.peer)
 
     async def until_queued(self) -> None:
         """Wait until there is something to write; one task at a time."""

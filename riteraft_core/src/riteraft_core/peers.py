@@ -64,6 +64,8 @@ class Peers(Generic[OutboxT]):
         """
         self.identity = context.identity
         """Who this node is; None until a joiner is told by `identify`."""
+        self.logger = context.logger
+        """Where the outboxes say what becomes of their peers."""
         self._handler = context.handler
         self._tasks = tasks
         self._open_outbox = open_outbox
@@ -140,6 +142,10 @@ class Peers(Generic[OutboxT]):
         """Have the handler told, a little later, that messages for `peer` were lost: `Transport.send` may not do it."""
         self._unreachable[peer] = None
         self._tell.set()
+
+    def denied(self, peer: int, refusal: Refusal) -> None:
+        """Tell the handler that `peer` did not let us in."""
+        self._handler.refused(peer, refusal)
 
     def refused(self, address: str, refusal: Refusal) -> None:
         """Tell the handler that whoever listens at `address` did not let us in."""

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
 import anyio
-from riteraft_core.outbox import DeniedError, Outbox
-from riteraft_core.types import Hello, Refusal
+from riteraft_core.outbox import DeniedError, Outbox, Sender
 
 from . import _wire as wire
 from ._client import CallLostError, Dialler, Stream
@@ -18,35 +15,16 @@ from ._options import GrpcOptions
 class GrpcOutbox(Outbox[Stream]):
     """The outbox of one peer: see `Outbox`."""
 
-    def __init__(
-        self,
-        peer: int,
-        address: str,
-        options: GrpcOptions,
-        dialler: Dialler,
-        logger: logging.Logger,
-        hello: Callable[[], Hello],
-        dropped: Callable[[int], None],
-        refused: Callable[[int, Refusal], None],
-    ) -> None:
-        """Prepare an outbox; `hello` is asked at each attempt."""
-        super().__init__(
-            peer,
-            address,
-            options,
-            logger,
-            max_body=options.max_frame - wire.OVERHEAD,
-            overhead=wire.MESSAGE_OVERHEAD,
-            dropped=dropped,
-            refused=refused,
-        )
+    def __init__(self, peer: int, address: str, options: GrpcOptions, dialler: Dialler, sender: Sender) -> None:
+        """Prepare an outbox that connects by `dialler`."""
+        longest = options.max_frame - wire.OVERHEAD
+        super().__init__(peer, address, options, sender, max_body=longest, overhead=wire.MESSAGE_OVERHEAD)
         self._options = options
         self._dialler = dialler
-        self._hello = hello
 
     def dial(self) -> AbstractAsyncContextManager[Stream]:
         """See `Outbox.dial`."""
-        return self._dialler.dial(self.address, self._hello(), wire.MESSAGES)
+        return self._dialler.dial(self.address, self.hello(), wire.MESSAGES)
 
     async def serve(self, stream: Stream) -> None:
         """Write what is queued until the stream ends."""

@@ -37,8 +37,6 @@ class GrpcTransport:
     def __init__(self, options: GrpcOptions, context: TransportContext, tasks: TaskGroup) -> None:
         """Take the task group that everything of ours runs in."""
         self._options = options
-        self._handler = context.handler
-        self._logger = context.logger
         self._address = ""
         self._tasks = tasks
         self._dialler = Dialler(options, context.security)
@@ -115,7 +113,7 @@ class GrpcTransport:
             sender = SnapshotSender(peer, self._peers.hello(peer), self._options, self._dialler)
             await sender.send(address, header, chunks)
         except DeniedError as exc:
-            self._handler.refused(peer, exc.refusal)
+            self._peers.denied(peer, exc.refusal)
             raise PeerUnreachable(peer, str(exc)) from exc
 
     def run(self) -> None:
@@ -160,16 +158,7 @@ class GrpcTransport:
                 await line.aclose()
 
     def _open_outbox(self, peer: int, address: str) -> GrpcOutbox:
-        return GrpcOutbox(
-            peer,
-            address,
-            self._options,
-            self._dialler,
-            self._logger,
-            hello=lambda: self._peers.hello(peer),
-            dropped=self._peers.dropped,
-            refused=self._handler.refused,
-        )
+        return GrpcOutbox(peer, address, self._options, self._dialler, self._peers)
 
     def _crowded(self) -> None:
         self._server.complaints.add("probes", "too many health watches and reflection streams: refused one more")

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
 import anyio
 from riteraft_core._signal import Signal
-from riteraft_core.outbox import Outbox
-from riteraft_core.types import Hello, Refusal
+from riteraft_core.outbox import Outbox, Sender
 
 from ._client import Dialler
 from ._connection import Connection, ConnectionLostError
@@ -23,31 +20,12 @@ from ._writer import SocketWriter
 class TcpOutbox(Outbox[Connection]):
     """The outbox of one peer: see `Outbox`."""
 
-    def __init__(
-        self,
-        peer: int,
-        address: str,
-        options: TcpOptions,
-        dialler: Dialler,
-        logger: logging.Logger,
-        hello: Callable[[], Hello],
-        dropped: Callable[[int], None],
-        refused: Callable[[int, Refusal], None],
-    ) -> None:
-        """Prepare an outbox; `hello` is asked at each connection."""
-        super().__init__(
-            peer,
-            address,
-            options,
-            logger,
-            max_body=options.max_frame - MESSAGE_OVERHEAD,
-            overhead=MESSAGE_OVERHEAD,
-            dropped=dropped,
-            refused=refused,
-        )
+    def __init__(self, peer: int, address: str, options: TcpOptions, dialler: Dialler, sender: Sender) -> None:
+        """Prepare an outbox that connects by `dialler`."""
+        longest = options.max_frame - MESSAGE_OVERHEAD
+        super().__init__(peer, address, options, sender, max_body=longest, overhead=MESSAGE_OVERHEAD)
         self._options = options
         self._dialler = dialler
-        self._hello = hello
         self._group = 0
         self._connection: Connection | None = None
         self._writer: SocketWriter | None = None
@@ -62,11 +40,11 @@ class TcpOutbox(Outbox[Connection]):
 
     def dial(self) -> AbstractAsyncContextManager[Connection]:
         """See `Outbox.dial`."""
-        return self._dialler.dial(self.address, self._hello(), Purpose.MESSAGES)
+        return self._dialler.dial(self.address, self.hello(), Purpose.MESSAGES)
 
     async def serve(self, connection: Connection) -> None:
         """Write what is queued until the connection ends."""
-        self._connection, self._group = connection, self._hello().group
+        self._connection, self._group = connection, self.hello().group
         writer = connection.direct_writer()
         try:
             async with anyio.create_task_group() as tasks:

@@ -30,8 +30,6 @@ class TcpTransport:
     def __init__(self, options: TcpOptions, context: TransportContext, address: str, tasks: TaskGroup) -> None:
         """Take the bound address and the task group that everything runs in."""
         self._options = options
-        self._handler = context.handler
-        self._logger = context.logger
         self._address = address
         self._tasks = tasks
         self._reaper = Reaper(options)
@@ -91,7 +89,7 @@ class TcpTransport:
             sender = SnapshotSender(peer, self._peers.hello(peer), self._options, self._dialler)
             await sender.send(address, header, chunks)
         except DeniedError as exc:
-            self._handler.refused(peer, exc.refusal)
+            self._peers.denied(peer, exc.refusal)
             raise PeerUnreachable(peer, str(exc)) from exc
 
     def run(self, listeners: Sequence[SocketListener]) -> None:
@@ -107,16 +105,7 @@ class TcpTransport:
         self._reaper.end_all("the transport was closed")
 
     def _open_outbox(self, peer: int, address: str) -> TcpOutbox:
-        return TcpOutbox(
-            peer,
-            address,
-            self._options,
-            self._dialler,
-            self._logger,
-            hello=lambda: self._peers.hello(peer),
-            dropped=self._peers.dropped,
-            refused=self._handler.refused,
-        )
+        return TcpOutbox(peer, address, self._options, self._dialler, self._peers)
 
     def _line_ended(self, line: RequestLine) -> None:
         for key, kept in tuple(self._lines.items()):
