@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import logging
 import socket
@@ -24,7 +25,14 @@ from riteraft_core._plugins import TRANSPORT, Plugins, require_backend
 from riteraft_core.errors import PeerUnreachable, PluginError
 from riteraft_core.protocols import TransportContext
 from riteraft_core.security import Security
-from riteraft_core.testing.transport_suite import PATIENCE, Peer, RecordingHandler, identity_of
+from riteraft_core.testing.transport_suite import (
+    PATIENCE,
+    OpenTransport,
+    PatienceSuite,
+    Peer,
+    RecordingHandler,
+    identity_of,
+)
 from riteraft_core.types import Hello, Identity, RefusalCode
 from riteraft_transport_grpc._transport import GrpcTransport
 
@@ -372,6 +380,21 @@ async def test_a_silent_stream_is_ended(method: str) -> None:
         assert (await ended(call))[0] is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
+class TestGrpcsPatience(PatienceSuite):
+    @pytest.fixture
+    def anyio_backend(self) -> object:
+        return "asyncio"
+
+    @pytest.fixture
+    def open_transport(self) -> OpenTransport:
+        return functools.partial(open_grpc, PATIENT.model_copy(update={"idle_timeout": 0.2}))
+
+    async def silence(self, peer: Peer) -> None:
+        async with raw(peer) as silent:
+            call = await silent.admitted(wire.MESSAGES, Hello.of(identity_of(3), peer.node_id))
+            assert (await ended(call))[0] is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
 async def test_an_idle_sender_ends_by_itself_and_comes_back() -> None:
     # Without that the receiver would: then the next message would be lost in a call just ended.
     async with node(1, PATIENT.model_copy(update={"idle_timeout": 0.1})) as one, node(2, PATIENT) as two:
@@ -467,26 +490,6 @@ async def test_a_newer_snapshot_of_a_peer_breaks_the_older_off() -> None:
             await new.write(part)
         assert (await next_of(new)).step == pb.Progress.TAKEN
         assert one.handler.snapshots == [(2, b"header", b"chunk")]
-
-
-async def test_installing_may_take_longer_than_a_stream_may_be_silent() -> None:
-    options = PATIENT.model_copy(update={"idle_timeout": 0.2})
-
-    async def chunks() -> AsyncIterator[bytes]:
-        yield b"chunk"
-
-    async with node(1, options) as one, node(2, options) as two:
-        one.transport.set_peers({2: two.address})
-        two.handler.snapshot_gate = anyio.Event()
-
-        async def open_the_gate() -> None:
-            await anyio.sleep(0.6)
-            cast("anyio.Event", two.handler.snapshot_gate).set()
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(open_the_gate)
-            await one.transport.send_snapshot(2, b"header", chunks())
-        assert two.handler.snapshots == [(1, b"header", b"chunk")]
 
 
 # --- dialling --------------------------------------------------------------------------------------------------------

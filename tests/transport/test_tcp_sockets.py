@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import logging
 import socket
@@ -17,7 +18,14 @@ from anyio.abc import SocketListener, SocketStream
 from riteraft_core.errors import ConfigError, PeerUnreachable
 from riteraft_core.protocols import TransportContext
 from riteraft_core.security import Security
-from riteraft_core.testing.transport_suite import PATIENCE, Peer, RecordingHandler, identity_of
+from riteraft_core.testing.transport_suite import (
+    PATIENCE,
+    OpenTransport,
+    PatienceSuite,
+    Peer,
+    RecordingHandler,
+    identity_of,
+)
 from riteraft_core.types import Hello, Refusal, RefusalCode
 from riteraft_transport_tcp._framing import (
     Frame,
@@ -261,18 +269,15 @@ async def test_an_idle_sender_closes_by_itself_and_comes_back() -> None:
         assert one.handler.unreached == []
 
 
-async def test_a_request_may_take_longer_than_a_connection_may_be_silent() -> None:
-    options = PATIENT.model_copy(update={"idle_timeout": 0.2})
-    async with node(1, options) as one, node(2, options) as two:
-        two.handler.request_gate = anyio.Event()
+class TestTcpsPatience(PatienceSuite):
+    @pytest.fixture
+    def open_transport(self) -> OpenTransport:
+        return functools.partial(open_tcp, PATIENT.model_copy(update={"idle_timeout": 0.2}))
 
-        async def open_the_gate() -> None:
-            await anyio.sleep(0.6)
-            cast("anyio.Event", two.handler.request_gate).set()
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(open_the_gate)
-            assert await one.transport.request(two.address, b"abc") == b"cba"
+    async def silence(self, peer: Peer) -> None:
+        async with raw(peer) as silent:
+            assert await silent.greet(Hello.of(identity_of(3), peer.node_id), Purpose.MESSAGES) is None
+            await silent.closed()
 
 
 async def test_a_newer_connection_of_a_peer_replaces_the_older() -> None:
@@ -360,26 +365,6 @@ async def test_a_snapshot_cut_short_is_not_taken() -> None:
         await one.handler.until(lambda: one.handler.broken_snapshots)
         assert isinstance(one.handler.broken_snapshots[0], PeerUnreachable)
         assert one.handler.snapshots == []
-
-
-async def test_installing_may_take_longer_than_a_connection_may_be_silent() -> None:
-    options = PATIENT.model_copy(update={"idle_timeout": 0.2})
-
-    async def chunks() -> AsyncIterator[bytes]:
-        yield b"chunk"
-
-    async with node(1, options) as one, node(2, options) as two:
-        one.transport.set_peers({2: two.address})
-        two.handler.snapshot_gate = anyio.Event()
-
-        async def open_the_gate() -> None:
-            await anyio.sleep(0.6)
-            cast("anyio.Event", two.handler.snapshot_gate).set()
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(open_the_gate)
-            await one.transport.send_snapshot(2, b"header", chunks())
-        assert two.handler.snapshots == [(1, b"header", b"chunk")]
 
 
 # --- dialling --------------------------------------------------------------------------------------------------------

@@ -5,6 +5,14 @@ from __future__ import annotations
 from .consensus_suite import ConsensusSuite
 from .log_storage_suite import LogStorageSuite
 from .security_suite import ExposureSuite, SecretSuite, TlsSuite
-from .transport_suite import TransportSuite
+from .transport_suite import PatienceSuite, TransportSuite
 
-__all__ = ["ConsensusSuite", "ExposureSuite", "LogStorageSuite", "SecretSuite", "TlsSuite", "TransportSuite"]
+__all__ = [
+    "ConsensusSuite",
+    "ExposureSuite",
+    "LogStorageSuite",
+    "PatienceSuite",
+    "SecretSuite",
+    "TlsSuite",
+    "TransportSuite",
+]

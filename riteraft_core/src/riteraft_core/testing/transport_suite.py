@@ -6,6 +6,8 @@ A plugin's whole test is a subclass with one fixture:
         @pytest.fixture
         def open_transport(self) -> OpenTransport:
             return functools.partial(open_pigeon, PigeonOptions())
+
+One that ends silent connections passes `PatienceSuite` too.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from ..errors import ConfigError, PeerUnreachable
 from ..protocols import Transport, TransportContext
 from ..types import Hello, Identity, Principal, PrincipalRole, Refusal, RefusalCode
 
-__all__ = ["OpenTransport", "RecordingHandler", "TransportSuite", "identity_of"]
+__all__ = ["OpenTransport", "PatienceSuite", "RecordingHandler", "TransportSuite", "identity_of"]
 
 OpenTransport: TypeAlias = Callable[[TransportContext], AbstractAsyncContextManager[Transport]]
 """The plugin's `open` with its options filled in."""
@@ -153,15 +155,11 @@ class Peer:
 
 
 @pytest.mark.anyio
-class TransportSuite:
-    """Subclass it and give the fixture `open_transport`."""
+class OpensTransports:
+    """What every suite about transports begins with."""
 
     listen: ClassVar[str] = "127.0.0.1:0"
     """Where the transports of a test listen."""
-    large_payload: ClassVar[int] = 8 * MIB
-    """The size of a request, an answer and a message that must go through."""
-    too_large: ClassVar[int | None] = None
-    """The size of a request and a message that its sender does not even try to send; None: there is no such size."""
 
     @pytest.fixture(params=["asyncio", "trio"])
     def anyio_backend(self, request: pytest.FixtureRequest) -> object:
@@ -171,7 +169,7 @@ class TransportSuite:
     @pytest.fixture
     def open_transport(self) -> OpenTransport:
         """Return the plugin's `open` with its options filled in."""
-        raise NotImplementedError("a subclass of TransportSuite gives a fixture `open_transport`")
+        raise NotImplementedError(f"{type(self).__name__} gives no fixture `open_transport`")
 
     @asynccontextmanager
     async def open_peer(
@@ -201,6 +199,15 @@ class TransportSuite:
             one.transport.set_peers({2: two.address})
             two.transport.set_peers({1: one.address})
             yield one, two
+
+
+class TransportSuite(OpensTransports):
+    """Subclass it and give the fixture `open_transport`."""
+
+    large_payload: ClassVar[int] = 8 * MIB
+    """The size of a request, an answer and a message that must go through."""
+    too_large: ClassVar[int | None] = None
+    """The size of a request and a message that its sender does not even try to send; None: there is no such size."""
 
     async def dead_address(self, open_transport: OpenTransport) -> str:
         """Return an address where nobody listens any more."""
@@ -755,6 +762,52 @@ class TransportSuite:
 
         with pytest.raises(KeyError):
             await block()
+
+
+class PatienceSuite(OpensTransports):
+    """Of a transport that ends a connection on which nothing comes.
+
+    Its `open_transport` has it do so after a fraction of a second, and nothing else within the time of a test.
+    """
+
+    async def silence(self, peer: Peer) -> None:
+        """Be let in by `peer` as node 3 for messages, say nothing, and return once it has ended that."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how to be silent")
+
+    async def test_a_request_may_take_longer_than_a_connection_may_be_silent(
+        self, open_transport: OpenTransport
+    ) -> None:
+        """Three times as long: only its caller limits it."""
+        async with self.open_pair(open_transport) as (one, two):
+            gate = two.handler.request_gate = anyio.Event()
+            answers: list[bytes] = []
+
+            async def ask() -> None:
+                answers.append(await one.transport.request(two.address, b"abc"))
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(ask)
+                await two.handler.until(lambda: two.handler.requests)
+                for _ in range(3):
+                    await self.silence(two)
+                assert answers == []
+                gate.set()
+            assert answers == [b"cba"]
+
+    async def test_installing_may_take_longer_than_a_connection_may_be_silent(
+        self, open_transport: OpenTransport
+    ) -> None:
+        """Three times as long: a disk takes what it takes."""
+        async with self.open_pair(open_transport) as (one, two):
+            gate = two.handler.snapshot_gate = anyio.Event()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(one.transport.send_snapshot, 2, b"header", Chunks(b"chunk"))
+                await two.handler.until(lambda: two.handler.hellos)
+                for _ in range(3):
+                    await self.silence(two)
+                assert (two.handler.snapshots, two.handler.broken_snapshots) == ([], [])
+                gate.set()
+            assert two.handler.snapshots == [(1, b"header", b"chunk")]
 
 
 class Chunks:
