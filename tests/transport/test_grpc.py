@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 
 import pytest
 from riteraft_core.security import Mode
@@ -10,12 +9,6 @@ from riteraft_core.testing.security_suite import ExposureSuite, SecretSuite, Tls
 from riteraft_core.testing.transport_suite import OpenTransport, TransportSuite
 
 from riteraft_transport_grpc import GrpcOptions, open_grpc
-
-
-@pytest.fixture(scope="session")
-def securities(tmp_path_factory: pytest.TempPathFactory) -> Securities:
-    folder: Path = tmp_path_factory.mktemp("ca")
-    return Securities(folder)
 
 
 class OnGrpc(TransportSuite):

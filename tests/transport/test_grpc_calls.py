@@ -5,10 +5,9 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
-import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any, TypeAlias, cast
 
 import anyio
@@ -23,15 +22,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from riteraft_core._plugins import TRANSPORT, Plugins, require_backend
 from riteraft_core.errors import PeerUnreachable, PluginError
-from riteraft_core.protocols import TransportContext
 from riteraft_core.security import Security
 from riteraft_core.testing.transport_suite import (
     PATIENCE,
     OpenTransport,
     PatienceSuite,
     Peer,
-    RecordingHandler,
     identity_of,
+    open_peer,
 )
 from riteraft_core.types import Hello, Identity, RefusalCode
 from riteraft_transport_grpc._transport import GrpcTransport
@@ -95,21 +93,16 @@ async def next_of(call: Call) -> pb.Progress:
     return wire.decode_progress(raw, 7)
 
 
-@asynccontextmanager
-async def node(
+def node(
     node_id: int,
     options: GrpcOptions,
     address: str | None = "127.0.0.1:0",
     security: Security = OPEN,
     identity: Identity | None = None,
-) -> AsyncIterator[Peer]:
+) -> AbstractAsyncContextManager[Peer]:
     """Open one transport; node 0 is a joiner."""
-    handler = RecordingHandler()
-    identity = identity or (identity_of(node_id) if node_id else None)
-    context = TransportContext(identity, address, handler, logging.getLogger("riteraft.test"), security)
-    with anyio.fail_after(3 * PATIENCE):
-        async with open_grpc(options, context) as transport:
-            yield Peer(transport, handler, node_id)
+    open_transport = functools.partial(open_grpc, options)
+    return open_peer(open_transport, node_id, security, address=address, identity=identity)
 
 
 @asynccontextmanager

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
+import functools
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -18,11 +18,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from riteraft_core._certificates import Issued
 from riteraft_core.errors import PeerUnreachable
-from riteraft_core.protocols import TransportContext
 from riteraft_core.security import Mode, Security
 from riteraft_core.shared_secret import Dialler, Meeting, Secret
 from riteraft_core.testing.securities import Securities
-from riteraft_core.testing.transport_suite import PATIENCE, Peer, RecordingHandler, identity_of
+from riteraft_core.testing.transport_suite import PATIENCE, Peer, identity_of, open_peer
 from riteraft_core.types import Hello, Principal, PrincipalRole, Refusal, RefusalCode
 from riteraft_transport_grpc._transport import GrpcTransport
 
@@ -44,19 +43,8 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(scope="module")
-def securities(tmp_path_factory: pytest.TempPathFactory) -> Securities:
-    return Securities(tmp_path_factory.mktemp("ours"))
-
-
-@asynccontextmanager
-async def node(node_id: int, security: Security, options: GrpcOptions = PATIENT) -> AsyncIterator[Peer]:
-    handler = RecordingHandler()
-    logger = logging.getLogger("riteraft.test")
-    with anyio.fail_after(3 * PATIENCE):
-        context = TransportContext(identity_of(node_id), "127.0.0.1:0", handler, logger, security)
-        async with open_grpc(options, context) as transport:
-            yield Peer(transport, handler, node_id)
+def node(node_id: int, security: Security, options: GrpcOptions = PATIENT) -> AbstractAsyncContextManager[Peer]:
+    return open_peer(functools.partial(open_grpc, options), node_id, security)
 
 
 def begin(channel: grpc.aio.Channel, method: str, nonce: bytes = b"") -> Call:
@@ -71,11 +59,10 @@ def counters(peer: Peer) -> dict[str, int]:
 # --- TLS -------------------------------------------------------------------------------------------------------------
 
 
-async def test_s6_the_right_ca_and_no_name_of_ours_is_refused(securities: Securities, tmp_path: Path) -> None:
-    files = _without_name(securities.folder, tmp_path)
+async def test_s6_the_right_ca_and_no_name_of_ours_is_refused(securities: Securities, nameless: Issued) -> None:
     async with node(1, securities.of(Mode.TLS, "n1")) as one:
         credentials = grpc.ssl_channel_credentials(
-            (securities.folder / "ca.pem").read_bytes(), files.key.read_bytes(), files.certificate.read_bytes()
+            (securities.folder / "ca.pem").read_bytes(), nameless.key.read_bytes(), nameless.certificate.read_bytes()
         )
         async with grpc.aio.secure_channel(one.address, credentials) as channel:
             call = begin(channel, wire.MESSAGES)
@@ -85,18 +72,6 @@ async def test_s6_the_right_ca_and_no_name_of_ours_is_refused(securities: Securi
         assert "exactly one is needed" in refusal.text
         assert one.handler.hellos == []
         assert counters(one) == {"refused forbidden": 1}
-
-
-def _without_name(authority: Path, folder: Path) -> Issued:
-    """Return a certificate of our CA that names a host and nobody."""
-    ca, ca_key, _ = _certificates._read_ca(authority)
-    key = ec.generate_private_key(ec.SECP256R1())
-    builder = _certificates._builder(_certificates._name("www"), ca.subject, key.public_key(), 1).add_extension(
-        x509.SubjectAlternativeName([x509.DNSName("www.example.org")]), critical=False
-    )
-    files = Issued(folder / "www.pem", folder / "www.key")
-    _certificates._write(files, key, builder.sign(ca_key, hashes.SHA256()))
-    return files
 
 
 async def test_a_server_is_checked_by_its_use(securities: Securities) -> None:

@@ -11,11 +11,6 @@ from riteraft_core.testing.transport_suite import OpenTransport, TransportSuite
 from riteraft_transport_tcp import TcpOptions, open_tcp
 
 
-@pytest.fixture(scope="module")
-def securities(tmp_path_factory: pytest.TempPathFactory) -> Securities:
-    return Securities(tmp_path_factory.mktemp("securities"))
-
-
 class TestTcp(TransportSuite):
     too_large = TcpOptions().max_frame
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
+import functools
 import secrets
 import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import cast
 
 import anyio
@@ -17,13 +16,12 @@ from anyio.abc import ByteStream, SocketStream
 from anyio.streams.tls import TLSStream
 from hypothesis import given
 from hypothesis import strategies as st
-from riteraft_core._certificates import issue
+from riteraft_core._certificates import Issued, issue
 from riteraft_core.errors import AuthenticationError, PeerUnreachable
-from riteraft_core.protocols import TransportContext
 from riteraft_core.security import Mode, Security
 from riteraft_core.shared_secret import Dialler, Listener, Meeting, Seals, Secret
 from riteraft_core.testing.securities import Securities
-from riteraft_core.testing.transport_suite import PATIENCE, Peer, RecordingHandler, identity_of
+from riteraft_core.testing.transport_suite import PATIENCE, Peer, identity_of, open_peer
 from riteraft_core.types import Hello, PrincipalRole, Refusal, RefusalCode
 from riteraft_transport_tcp._framing import FrameDecoder, Kind, encode
 from riteraft_transport_tcp._handshake import Purpose, decode_answer, encode_hello, encode_refusal
@@ -36,25 +34,8 @@ NEVER = 3600.0
 PATIENT = TcpOptions(handshake_timeout=NEVER, frame_timeout=NEVER, idle_timeout=NEVER)
 
 
-@pytest.fixture(scope="module")
-def securities(tmp_path_factory: pytest.TempPathFactory) -> Securities:
-    return Securities(tmp_path_factory.mktemp("ours"))
-
-
-@pytest.fixture(scope="module")
-def strangers(tmp_path_factory: pytest.TempPathFactory) -> Securities:
-    """Return those of a cluster of the same name, with another CA and another secret."""
-    return Securities(tmp_path_factory.mktemp("theirs"))
-
-
-@asynccontextmanager
-async def node(node_id: int, security: Security, options: TcpOptions = PATIENT) -> AsyncIterator[Peer]:
-    handler = RecordingHandler()
-    logger = logging.getLogger("riteraft.test")
-    with anyio.fail_after(3 * PATIENCE):
-        context = TransportContext(identity_of(node_id), "127.0.0.1:0", handler, logger, security)
-        async with open_tcp(options, context) as transport:
-            yield Peer(transport, handler, node_id)
+def node(node_id: int, security: Security, options: TcpOptions = PATIENT) -> AbstractAsyncContextManager[Peer]:
+    return open_peer(functools.partial(open_tcp, options), node_id, security)
 
 
 async def connect(peer: Peer) -> SocketStream:
@@ -100,12 +81,11 @@ async def test_a_failed_handshake_is_counted_and_logged(
 
 
 @pytest.mark.anyio
-async def test_s6_the_right_ca_and_no_name_of_ours_is_refused(securities: Securities, tmp_path: Path) -> None:
-    certificate = _without_name(securities.folder, tmp_path)
+async def test_s6_the_right_ca_and_no_name_of_ours_is_refused(securities: Securities, nameless: Issued) -> None:
     async with node(1, securities.of(Mode.TLS, "n1")) as one:
         stream = await connect(one)
         context = ssl.create_default_context(cafile=securities.folder / "ca.pem")
-        context.load_cert_chain(certificate, certificate.with_suffix(".key"))
+        context.load_cert_chain(nameless.certificate, nameless.key)
         secured = await TLSStream.wrap(stream, hostname="127.0.0.1", ssl_context=context, standard_compatible=False)
         await secured.send(encode_hello(Hello.of(identity_of(2), 1), Purpose.MESSAGES))
         (frame,) = FrameDecoder(1024).feed(await secured.receive())
@@ -116,25 +96,6 @@ async def test_s6_the_right_ca_and_no_name_of_ours_is_refused(securities: Securi
         await anyio.aclose_forcefully(secured)
         assert one.handler.hellos == []
         assert counters(one) == {"refused forbidden": 1}
-
-
-def _without_name(authority: Path, folder: Path) -> Path:
-    """Return a certificate of our CA that names a host and nobody."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from riteraft_core._certificates import Issued
-
-    from riteraft_core import _certificates
-
-    ca, ca_key, _ = _certificates._read_ca(authority)
-    key = ec.generate_private_key(ec.SECP256R1())
-    builder = _certificates._builder(_certificates._name("www"), ca.subject, key.public_key(), 1).add_extension(
-        x509.SubjectAlternativeName([x509.DNSName("www.example.org")]), critical=False
-    )
-    files = Issued(folder / "www.pem", folder / "www.key")
-    _certificates._write(files, key, builder.sign(ca_key, hashes.SHA256()))
-    return files.certificate
 
 
 @pytest.mark.anyio

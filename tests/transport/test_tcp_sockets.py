@@ -5,10 +5,9 @@ from __future__ import annotations
 import errno
 import functools
 import hashlib
-import logging
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import cast
 
 import anyio
@@ -16,15 +15,14 @@ import anyio.lowlevel
 import pytest
 from anyio.abc import SocketListener, SocketStream
 from riteraft_core.errors import ConfigError, PeerUnreachable
-from riteraft_core.protocols import TransportContext
 from riteraft_core.security import Security
 from riteraft_core.testing.transport_suite import (
     PATIENCE,
     OpenTransport,
     PatienceSuite,
     Peer,
-    RecordingHandler,
     identity_of,
+    open_peer,
 )
 from riteraft_core.types import Hello, Refusal, RefusalCode
 from riteraft_transport_tcp._framing import (
@@ -82,16 +80,10 @@ class Raw:
         return decode_answer(await self.frame())
 
 
-@asynccontextmanager
-async def node(
+def node(
     node_id: int, options: TcpOptions, address: str = "127.0.0.1:0", security: Security = OPEN
-) -> AsyncIterator[Peer]:
-    handler = RecordingHandler()
-    logger = logging.getLogger("riteraft.test")
-    with anyio.fail_after(3 * PATIENCE):
-        context = TransportContext(identity_of(node_id), address, handler, logger, security)
-        async with open_tcp(options, context) as transport:
-            yield Peer(transport, handler, node_id)
+) -> AbstractAsyncContextManager[Peer]:
+    return open_peer(functools.partial(open_tcp, options), node_id, security, address=address)
 
 
 @asynccontextmanager

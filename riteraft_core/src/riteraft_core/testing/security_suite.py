@@ -13,7 +13,6 @@ before anybody is let in is the plugin's own: it needs tests of its own, with by
 
 from __future__ import annotations
 
-import logging
 import secrets
 import ssl
 import warnings
@@ -29,16 +28,13 @@ from anyio.streams.tls import TLSAttribute, TLSStream
 
 from .._certificates import Issued, issue
 from ..errors import ConfigError, PeerUnreachable
-from ..protocols import TransportContext
 from ..security import Mode, Security
 from ..shared_secret import Secret
 from ..types import Principal, PrincipalRole
 from .securities import Securities
-from .transport_suite import PATIENCE, OpensTransports, OpenTransport, Peer, RecordingHandler, identity_of
+from .transport_suite import PATIENCE, OpensTransports, OpenTransport, Peer, open_peer
 
 __all__ = ["ExposureSuite", "SecretSuite", "TlsSuite"]
-
-LOGGER = logging.getLogger("riteraft.suite")
 
 
 class _Suite(OpensTransports):
@@ -66,9 +62,9 @@ class ExposureSuite(_Suite):
     ) -> None:
         """In mode `NONE`; and then the log says what that means."""
         with pytest.raises(ConfigError, match="insecure = true"):
-            async with _node(open_transport, 1, Security("suite"), "0.0.0.0:0"):
+            async with open_peer(open_transport, 1, Security("suite"), address="0.0.0.0:0"):
                 pass
-        async with _node(open_transport, 1, Security("suite", insecure=True), "0.0.0.0:0") as one:
+        async with open_peer(open_transport, 1, Security("suite", insecure=True), address="0.0.0.0:0") as one:
             assert one.address.startswith("0.0.0.0:")
             assert "without authentication" in caplog.text
 
@@ -86,14 +82,14 @@ class SecretSuite(_Suite):
             Security("invoices", secret=securities.secret),
             none,
         ]
-        async with _node(open_transport, 1, ours) as one:
+        async with open_peer(open_transport, 1, ours) as one:
             for number, security in enumerate(others, start=1):
-                async with _node(open_transport, 2, security) as two:
+                async with open_peer(open_transport, 2, security) as two:
                     with pytest.raises(PeerUnreachable, match="secret"):
                         await two.transport.request(one.address, b"abc")
                 assert _counted(one) in (number, None)
             assert one.handler.hellos == []
-            async with _node(open_transport, 2, none) as in_the_open, _node(open_transport, 3, ours) as three:
+            async with open_peer(open_transport, 2, none) as in_the_open, open_peer(open_transport, 3, ours) as three:
                 with pytest.raises(PeerUnreachable, match="no shared secret"):
                     await three.transport.request(in_the_open.address, b"abc")
                 assert three.handler.refusals == []
@@ -103,8 +99,8 @@ class SecretSuite(_Suite):
     ) -> None:
         """Nothing of it reaches the handler; it is refused and, if the transport counts, counted."""
         ours = securities.of(Mode.SECRET)
-        async with _node(open_transport, 1, ours) as one, _between(one.address) as middle:
-            async with _node(open_transport, 2, ours) as two:
+        async with open_peer(open_transport, 1, ours) as one, _between(one.address) as middle:
+            async with open_peer(open_transport, 2, ours) as two:
                 two.transport.set_peers({1: middle.address})
                 await two.send_until(1, b"once", one)
                 recorded = bytes(middle.forth)  # without the end: what is ended at once may not even be looked at
@@ -133,9 +129,9 @@ class SecretSuite(_Suite):
             return data * 2
 
         async with (
-            _node(open_transport, 1, ours) as one,
+            open_peer(open_transport, 1, ours) as one,
             _between(one.address) as middle,
-            _node(open_transport, 2, ours) as two,
+            open_peer(open_transport, 2, ours) as two,
         ):
             two.transport.set_peers({1: middle.address})
             await two.send_until(1, b"first", one)
@@ -179,10 +175,10 @@ class TlsSuite(_Suite):
         context = self.client_context(securities, files)
         if shown == "TLS 1.1":
             _only(context, ssl.TLSVersion.TLSv1_1)
-        async with _node(open_transport, 1, securities.of(Mode.TLS, "n1")) as one:
+        async with open_peer(open_transport, 1, securities.of(Mode.TLS, "n1")) as one:
             assert await self._greeting(one.address, context) == b""
             assert one.handler.hellos == []
-            async with _node(open_transport, 2, securities.of(Mode.TLS, "n2")) as two:
+            async with open_peer(open_transport, 2, securities.of(Mode.TLS, "n2")) as two:
                 two.transport.set_peers({1: one.address})
                 await two.send_until(1, b"honest", one)
 
@@ -202,8 +198,8 @@ class TlsSuite(_Suite):
     ) -> None:
         """Whichever side it is."""
         async with (
-            _node(open_transport, 1, securities.of(Mode.TLS, "n1")) as one,
-            _node(open_transport, 2, Security("suite")) as two,
+            open_peer(open_transport, 1, securities.of(Mode.TLS, "n1")) as one,
+            open_peer(open_transport, 2, Security("suite")) as two,
         ):
             for asking, asked in ((one, two), (two, one)):
                 with pytest.raises(PeerUnreachable):
@@ -214,9 +210,9 @@ class TlsSuite(_Suite):
         self, open_transport: OpenTransport, securities: Securities
     ) -> None:
         """A program that only asks: it has no identity and listens nowhere, but a certificate."""
-        async with _node(open_transport, 1, securities.of(Mode.TLS, "n1")) as one:
+        async with open_peer(open_transport, 1, securities.of(Mode.TLS, "n1")) as one:
             security = securities.of(Mode.TLS, "app", PrincipalRole.CLIENT)
-            async with _node(open_transport, 0, security, None) as app:
+            async with open_peer(open_transport, 0, security, address=None) as app:
                 assert await app.transport.request(one.address, b"abc") == b"cba"
             principal = Principal(PrincipalRole.CLIENT, "suite", "app")
             assert one.handler.principals == [principal]
@@ -227,9 +223,9 @@ class TlsSuite(_Suite):
     ) -> None:
         """Before it hears who asks."""
         issue(securities.folder, PrincipalRole.NODE, "far", ["192.0.2.1", "far.example"])
-        async with _node(open_transport, 2, securities.of(Mode.TLS, "n2")) as two:
+        async with open_peer(open_transport, 2, securities.of(Mode.TLS, "n2")) as two:
             for security in (strangers.of(Mode.TLS, "n1"), securities.of(Mode.TLS, "far")):
-                async with _node(open_transport, 1, security) as one:
+                async with open_peer(open_transport, 1, security) as one:
                     with pytest.raises(PeerUnreachable):
                         await two.transport.request(one.address, b"abc")
                     assert one.handler.hellos == []
@@ -257,7 +253,7 @@ class TlsSuite(_Suite):
 
             async with (
                 _listening(greet) as address,
-                _node(open_transport, 2, securities.of(Mode.TLS, "n2")) as two,
+                open_peer(open_transport, 2, securities.of(Mode.TLS, "n2")) as two,
             ):
                 with pytest.raises(PeerUnreachable):
                     await two.transport.request(address, b"abc")
@@ -268,7 +264,7 @@ class TlsSuite(_Suite):
     ) -> None:
         """Connections that are there stay; the next handshake shows the new one."""
         own, others = securities.of(Mode.TLS, "n1"), securities.of(Mode.TLS, "n2")
-        async with _node(open_transport, 1, own) as one, _node(open_transport, 2, others) as two:
+        async with open_peer(open_transport, 1, own) as one, open_peer(open_transport, 2, others) as two:
 
             async def shown() -> bytes:
                 context = self.client_context(securities, securities.files("n2"))
@@ -291,18 +287,6 @@ class TlsSuite(_Suite):
             assert await two.transport.request(one.address, b"abc") == b"cba"
             await two.send_until(1, b"the connection stays", one)
             assert len([hello for hello in one.handler.hellos if hello.to == 1]) == 1
-
-
-@asynccontextmanager
-async def _node(
-    open_transport: OpenTransport, node_id: int, security: Security, address: str | None = "127.0.0.1:0"
-) -> AsyncIterator[Peer]:
-    """Open one transport; node 0 has no identity."""
-    handler = RecordingHandler()
-    identity = identity_of(node_id) if node_id else None
-    with anyio.fail_after(3 * PATIENCE):
-        async with open_transport(TransportContext(identity, address, handler, LOGGER, security)) as transport:
-            yield Peer(transport, handler, node_id)
 
 
 def _counted(peer: Peer) -> int | None:

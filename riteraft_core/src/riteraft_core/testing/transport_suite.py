@@ -27,6 +27,7 @@ from anyio.abc import SocketAttribute, SocketStream
 
 from ..errors import ConfigError, PeerUnreachable
 from ..protocols import Transport, TransportContext
+from ..security import NOBODY, Security
 from ..types import Hello, Identity, Principal, PrincipalRole, Refusal, RefusalCode
 
 __all__ = ["OpenTransport", "PatienceSuite", "RecordingHandler", "TransportSuite", "identity_of"]
@@ -154,6 +155,23 @@ class Peer:
                     await other.handler.until(lambda: (self.node_id, message) in other.handler.received)
 
 
+@asynccontextmanager
+async def open_peer(
+    open_transport: OpenTransport,
+    node_id: int,
+    security: Security = NOBODY,
+    *,
+    address: str | None = "127.0.0.1:0",
+    identity: Identity | None = None,
+) -> AsyncIterator[Peer]:
+    """Open one transport that listens at `address`; node 0 is a joiner without an identity."""
+    handler = RecordingHandler()
+    identity = identity or (identity_of(node_id) if node_id else None)
+    with anyio.fail_after(3 * PATIENCE):
+        async with open_transport(TransportContext(identity, address, handler, LOGGER, security)) as transport:
+            yield Peer(transport, handler, node_id)
+
+
 @pytest.mark.anyio
 class OpensTransports:
     """What every suite about transports begins with."""
@@ -171,26 +189,17 @@ class OpensTransports:
         """Return the plugin's `open` with its options filled in."""
         raise NotImplementedError(f"{type(self).__name__} gives no fixture `open_transport`")
 
-    @asynccontextmanager
-    async def open_peer(
+    def open_peer(
         self,
         open_transport: OpenTransport,
         node_id: int,
         *,
         address: str | None = None,
         identity: Identity | None = None,
-    ) -> AsyncIterator[Peer]:
+    ) -> AbstractAsyncContextManager[Peer]:
         """Open one transport; node 0 is a joiner without an identity, and listens nowhere with an empty address."""
-        handler = RecordingHandler()
-        context = TransportContext(
-            identity=identity or (identity_of(node_id) if node_id else None),
-            address=self.listen if address is None else address or None,
-            handler=handler,
-            logger=LOGGER,
-        )
-        with anyio.fail_after(3 * PATIENCE):
-            async with open_transport(context) as transport:
-                yield Peer(transport, handler, node_id)
+        where = self.listen if address is None else address or None
+        return open_peer(open_transport, node_id, address=where, identity=identity)
 
     @asynccontextmanager
     async def open_pair(self, open_transport: OpenTransport) -> AsyncIterator[tuple[Peer, Peer]]:
