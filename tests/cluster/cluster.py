@@ -343,6 +343,14 @@ class Cluster:
 
         self.wait_for_voters(*self.nodes)
 
+    def restart(self, *nodes: NodeProcess) -> None:
+        """Start nodes that ended, all before the first is ready; return once each of them serves."""
+        for node in nodes:
+            node.start()
+
+        for node in nodes:
+            node.ready()
+
     def wait_for_voters(self, *nodes: NodeProcess) -> None:
         """Wait until these and no others vote, as each of them sees it."""
         wanted = sorted(node.node_id for node in nodes)

@@ -44,13 +44,13 @@ class Trouble:
         for node in victims:
             node.kill()
 
-        self.back(victims)
+        self.cluster.restart(*victims)
 
     def a_kill_of_all(self) -> None:
         for node in self.cluster.nodes:
             node.kill()
 
-        self.back(self.cluster.nodes)
+        self.cluster.restart(*self.cluster.nodes)
 
     def a_pause(self) -> None:
         node = self.some_node()
@@ -86,13 +86,6 @@ class Trouble:
 
         assert leaving.wait() == 0
         self.cluster.forget(leaving)
-
-    def back(self, nodes: list[NodeProcess]) -> None:
-        for node in nodes:
-            node.start()
-
-        for node in nodes:
-            node.ready()
 
     def go_on(self) -> None:
         """Let the load go on for a moment, or not at all."""

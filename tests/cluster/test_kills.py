@@ -45,10 +45,7 @@ def test_all_killed_at_once_come_back_with_everything(tmp_path: Path, seed: int)
             for _ in range(4):
                 for node in cluster.nodes:
                     node.kill()
-                for node in cluster.nodes:
-                    node.start()
-                for node in cluster.nodes:
-                    node.ready()
+                cluster.restart(*cluster.nodes)
                 load.wait_for_progress(60)
 
         load.judge()

@@ -23,12 +23,7 @@ def test_a_restart_loses_nothing(tmp_path: Path) -> None:
         for node in cluster.nodes:
             node.kill()
 
-        for node in cluster.nodes:
-            node.start()
-
-        for node in cluster.nodes:
-            node.ready()
-
+        cluster.restart(*cluster.nodes)
         after = [node.status() for node in cluster.nodes]
         for then, now in zip(before, after, strict=True):
             for kept in ("node_id", "cluster", "address", "voters", "learners", "members"):

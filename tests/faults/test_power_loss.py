@@ -46,12 +46,7 @@ def test_g6_power_losses_of_one_node_and_of_all_lose_nothing_acknowledged(
             for _ in range(ROUNDS_OF_ALL):
                 load.wait_for_progress(chance.randrange(10, 60))
                 lose_power(*cluster.nodes)
-                for node in cluster.nodes:
-                    node.start()
-
-                for node in cluster.nodes:
-                    node.ready()
-
+                cluster.restart(*cluster.nodes)
                 load.wait_for_progress(20)
 
         load.judge()

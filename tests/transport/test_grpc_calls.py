@@ -6,7 +6,7 @@ import base64
 import functools
 import hashlib
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any, TypeAlias, cast
 
@@ -37,6 +37,7 @@ from riteraft_transport_grpc._transport import GrpcTransport
 from riteraft_core import Config, open_node
 from riteraft_transport_grpc import GrpcOptions, open_grpc
 from riteraft_transport_grpc import transport_pb2 as pb
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -126,12 +127,6 @@ async def works(peer: Peer) -> None:
         honest.transport.set_peers({peer.node_id: peer.address})
         await honest.send_until(peer.node_id, b"honest", peer)
         assert await honest.transport.request(peer.address, b"abc") == b"cba"
-
-
-async def eventually(condition: Callable[[], object]) -> None:
-    with anyio.fail_after(PATIENCE):
-        while not condition():
-            await anyio.lowlevel.checkpoint()
 
 
 # --- on another event loop -------------------------------------------------------------------------------------------

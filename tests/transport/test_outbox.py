@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,11 +14,12 @@ from riteraft_core._task_group import background
 from riteraft_core.outbox import DeniedError, LostError, Outbox, OutboxOptions
 from riteraft_core.types import Hello, Refusal, RefusalCode
 
+from tests.waiting import PATIENCE, eventually
+
 pytestmark = pytest.mark.anyio
 
 NEVER = 3600.0
 AT_ONCE: dict[str, Any] = {"reconnect_min": 1e-9, "reconnect_max": 1e-9, "refused_wait": 1e-9}
-PATIENCE = 20.0
 OVERHEAD = 4
 
 
@@ -94,11 +95,6 @@ async def running(outbox: HeldOutbox) -> AsyncIterator[None]:
         async with background() as tasks:
             tasks.start_soon(outbox.run)
             yield
-
-
-async def eventually(condition: Callable[[], object]) -> None:
-    while not condition():
-        await anyio.lowlevel.checkpoint()
 
 
 def denied(code: RefusalCode) -> DeniedError:

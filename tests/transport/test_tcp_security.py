@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import secrets
 import ssl
-from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import cast
 
@@ -29,6 +28,7 @@ from riteraft_transport_tcp._sealed import MAX_RECORD, Records
 from riteraft_transport_tcp._transport import TcpTransport
 
 from riteraft_transport_tcp import TcpOptions, open_tcp
+from tests.waiting import eventually
 
 NEVER = 3600.0
 PATIENT = TcpOptions(handshake_timeout=NEVER, frame_timeout=NEVER, idle_timeout=NEVER)
@@ -56,12 +56,6 @@ async def closed(stream: ByteStream) -> bytes:
 
 def counters(peer: Peer) -> dict[str, int]:
     return dict(cast("TcpTransport", peer.transport).counters)
-
-
-async def eventually(condition: Callable[[], object]) -> None:
-    with anyio.fail_after(PATIENCE):
-        while not condition():  # noqa: ASYNC110 - no event tells of a counter
-            await anyio.sleep(0.001)
 
 
 # --- TLS -------------------------------------------------------------------------------------------------------------

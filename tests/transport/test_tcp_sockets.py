@@ -6,7 +6,7 @@ import errno
 import functools
 import hashlib
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import cast
 
@@ -38,6 +38,7 @@ from riteraft_transport_tcp._handshake import Purpose, decode_answer, encode_hel
 from riteraft_transport_tcp._transport import TcpTransport
 
 from riteraft_transport_tcp import TcpOptions, open_tcp
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -103,12 +104,6 @@ async def works(peer: Peer) -> None:
         honest.transport.set_peers({peer.node_id: peer.address})
         await honest.send_until(peer.node_id, b"honest", peer)
         assert await honest.transport.request(peer.address, b"abc") == b"cba"
-
-
-async def eventually(condition: Callable[[], object]) -> None:
-    with anyio.fail_after(PATIENCE):
-        while not condition():
-            await anyio.lowlevel.checkpoint()
 
 
 # --- before anybody is let in ----------------------------------------------------------------------------------------
