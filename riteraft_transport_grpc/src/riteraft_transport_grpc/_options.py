@@ -10,7 +10,11 @@ _MIB = 1024 * _KIB
 
 
 class GrpcOptions(OutboxOptions):
-    """What stands in `[transport]` beside `name = "grpc"`. Sizes are bytes, times are seconds."""
+    """What stands in `[transport]` beside `name = "grpc"`. Sizes are bytes, times are seconds.
+
+    A limit that the transport `tcp` has by the same name is against the same danger, but it counts messages and calls
+    of gRPC here, frames and connections there: a value that was chosen for one is to be thought over for the other.
+    """
 
     max_frame: int = Field(default=16 * _MIB, ge=4 * _KIB, le=1024 * _MIB)
     """The longest message of gRPC, in and out. An append carries 256 KiB or one command of at most 1 MiB by default."""

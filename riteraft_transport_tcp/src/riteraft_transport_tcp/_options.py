@@ -10,7 +10,12 @@ _MIB = 1024 * _KIB
 
 
 class TcpOptions(OutboxOptions):
-    """What stands in `[transport]` beside `name = "tcp"`. Sizes are bytes, times are seconds."""
+    """What stands in `[transport]` beside `name = "tcp"`. Sizes are bytes, times are seconds.
+
+    A limit that the transport `grpc` has by the same name is against the same danger, but it counts frames and
+    connections here, messages and calls of gRPC there: a value that was chosen for one is to be thought over for the
+    other.
+    """
 
     max_frame: int = Field(default=16 * _MIB, ge=4 * _KIB, le=1024 * _MIB)
     """The longest body of a frame, in and out. An append carries 256 KiB or one command of at most 1 MiB by default."""
