@@ -4,6 +4,9 @@ Two things are kept between runs, both in ignored folders and both never changed
 another cannot disturb each other: the native wheel (`.wheels/<hash of its sources>/`) and one environment for each
 session (`.nox/<session>-<python>-<hash of all that is installed in it>/`). A run whose hashes are there already
 starts at once. Environments are made here and not by nox, because nox makes them without a lock.
+
+What is installed is pinned, with hashes, in `locks/`: `sessions.txt` for all that is installed here, `nox.txt` for nox
+itself. `nox -s lock` writes both.
 """
 
 from __future__ import annotations
@@ -47,12 +50,15 @@ RRAFT_PYTHONS = ("3.12", "3.11", "3.10")
 WHEELS = HERE / ".wheels"
 ENVIRONMENTS = HERE / ".nox"
 DIST = HERE / "dist"
+SESSIONS_LOCK = HERE / "locks" / "sessions.txt"
+NOX_LOCK = HERE / "locks" / "nox.txt"
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 THIS_PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
-# What the sessions install beside the project itself: the one place that says so. A formatter's next minor version
-# may format differently, hence `~=` for ruff; a newer anything else should be seen early.
+# What the sessions install beside the project itself: the one place that says so; which version of it, and of what it
+# asks for, stands in `locks/`. A formatter's next minor version may format differently, hence `~=` for ruff.
+NOX = ["nox>=2025.5.1"]
 WEB = ["aiohttp>=3.11"]
 TEST = [
     *WEB,
@@ -68,12 +74,15 @@ LINT = ["ruff~=0.17.6"]
 # mypy checks as for Python 3.10, so the backports that are installed only there must be here too.
 TYPES = [
     *("exceptiongroup>=1.2", "tomli>=2.0"),
-    *("mypy>=2.4", "nox>=2025.5.1"),
+    *("mypy>=2.4", *NOX),
     *("msgpack-types>=0.5", "types-grpcio>=1.76", "types-protobuf>=6.31", "types-psutil>=6.1"),
 ]
 BUILD = ["build>=1.2.2", "hatchling>=1.27", "twine>=6.1"]
 BENCHMARK = ["matplotlib>=3.9", "pysyncobj==0.3.17", "trio>=0.27", "uvloop>=0.21"]
 AUDIT = ["pip-audit>=2.8"]
+LOCKING = ["uv"]  # any version: what is locked must do for locking the next
+# What pip asks for by itself, beside each pyproject.toml's `requires`: hatchling's editable wheels, pysyncobj's build.
+BACKENDS = ["editables~=0.3", "setuptools>=77"]
 
 FAULTS = "tests/faults"
 """Needs root, a C compiler and some minutes: a session of its own."""
@@ -236,7 +245,7 @@ def check(session: nox.Session) -> None:
 @nox.session(python=False)
 def minimal(session: nox.Session) -> None:
     """Run the core alone, without any plugin or extra: it imports, and a cluster on `memory` works."""
-    python = environment(session, "minimal", ["-e", str(PURE[0]), str(native_wheel(session))])
+    python = environment(session, "minimal", [PURE[0].name], [PURE[0], native_wheel(session)])
     run(session, python, HERE / "tests" / "packaging" / "core_alone.py")
 
 
@@ -274,11 +283,17 @@ def build(session: nox.Session) -> None:
 
 
 def from_wheels(folder: Path) -> list[str]:
-    """Return what pip is to install, all in one command: it would look for what it was not given in the index."""
-    core = next(folder.glob("riteraft_core-*.whl"))
-    # Without the one whose dependency has no wheel: `nox -s rraft` builds that one.
-    others = [str(path) for path in folder.glob("*.whl") if path != core and not path.name.startswith(RRAFT.name)]
-    return [f"riteraft-core[{EXTRAS}] @ {core.as_uri()}", *others]
+    """Return what pip is to install, all in one command: it would look for what it was not given in the index.
+
+    With the hash of each, as pip asks for once anything is pinned: what our metadata does not ask for is not installed.
+    """
+    wheels = {path.name.partition("-")[0]: path for path in folder.glob("*.whl")}
+    del wheels[RRAFT.name]  # its dependency has no wheel: `nox -s rraft` builds that one
+    return [
+        f"{name}{f'[{EXTRAS}]' if name == PURE[0].name else ''} @ "
+        f"{wheel.as_uri()}#sha256={hashlib.sha256(wheel.read_bytes()).hexdigest()}"
+        for name, wheel in wheels.items()
+    ]
 
 
 def open_a_node(session: nox.Session, installed: Path, elsewhere: str) -> None:
@@ -308,6 +323,23 @@ def audit(session: nox.Session) -> None:
     audited = project_environment(session, "tests", TEST)
     python = environment(session, "audit", AUDIT)
     run(session, python, HERE / "tests" / "packaging" / "audit.py", audited, NATIVE)
+
+
+@nox.session(name="lock", python=False)
+def write_locks(session: nox.Session) -> None:
+    """Pin what the lists and each pyproject.toml ask for; pins that still do are kept, but for `-- --upgrade`."""
+    with tempfile.TemporaryDirectory(prefix="riteraft-lock-") as scratch:
+        python = new_environment(session, Path(scratch) / "venv", sys.executable, LOCKING)
+        # The second lock has no version that the first does not have.
+        for file, constraints in ((SESSIONS_LOCK, []), (NOX_LOCK, ["--constraint", str(SESSIONS_LOCK)])):
+            wanted = Path(scratch) / "wanted.in"
+            wanted.write_text("\n".join(locked_for()[file]), "utf-8")
+            command = ["pip", "compile", "-q", wanted, *constraints, *session.posargs, "--output-file", file]
+            command += ["--universal", "--python-version", PYTHONS[0], "--generate-hashes"]
+            run(session, python, "-m", "uv", *command, "--no-header", "--no-annotate")
+            heading = "# Written by `nox -s lock`, to be installed with its hashes checked. It was asked for:"
+            asked = [f"{ASKED}{requirement}" for requirement in locked_for()[file]]
+            file.write_text("\n".join([heading, *asked, "", file.read_text("utf-8")]), "utf-8")
 
 
 # --- running ---------------------------------------------------------------------------------------------------------
@@ -374,16 +406,11 @@ def project_environment(
     if missing:
         session.error(f"this is no whole checkout: no pyproject.toml in {', '.join(missing)}")
 
-    # All in one pip command: an extra whose distribution is not among them would be looked up in the package index.
-    project = ["-e", f"{PURE[0]}[{EXTRAS}]", str(native_wheel(session))]
-
-    for package in PURE[1:]:
-        project += ["-e", str(package)]
-
     # Once `nox -s rraft` has built it, every session of that Python has the engine `rraft` too.
-    project += [part for wheel in built_rraft_wheels(version) for part in ("-e", str(RRAFT), str(wheel))]
-
-    return environment(session, name, [*project, *requirements], version, interpreter)
+    rraft = built_rraft_wheels(version)
+    extras = f"{EXTRAS},rraft" if rraft else EXTRAS
+    ours = [*PURE, native_wheel(session), *([RRAFT, *rraft] if rraft else [])]
+    return environment(session, name, [f"{PURE[0].name}[{extras}]", *requirements], ours, version, interpreter)
 
 
 def build_tools(session: nox.Session) -> Path:
@@ -401,6 +428,7 @@ def environment(
     session: nox.Session,
     name: str,
     requirements: Sequence[str],
+    ours: Sequence[Path] = (),
     version: str = THIS_PYTHON,
     interpreter: str = sys.executable,
 ) -> Path:
@@ -409,12 +437,14 @@ def environment(
     It is keyed by everything that decides what pip would do, and stays locked (shared) until this process ends, so
     that nobody removes it meanwhile.
     """
-    folders = [Path(requirement.partition("[")[0]) for requirement in requirements if requirement.startswith("/")]
+    require_locks(session)
     key = short_hash(
         str(HERE),  # an environment holds absolute paths
         os.path.realpath(interpreter),
+        SESSIONS_LOCK.read_bytes(),
         *requirements,
-        *[(source / "pyproject.toml").read_text("utf-8") for source in folders if source.is_dir()],
+        *map(str, ours),
+        *[(source / "pyproject.toml").read_bytes() for source in ours if source.is_dir()],
     )
     family = f"{name}-py{version}"
     folder = ENVIRONMENTS / f"{family}-{key}"
@@ -432,7 +462,7 @@ def environment(
         with lock(session, lock_file):
             # Another run may have made it while this one waited for the lock.
             if not is_complete(folder):
-                new_environment(session, folder, interpreter, requirements)
+                new_environment(session, folder, interpreter, requirements, ours)
                 (folder / COMPLETE).touch()
 
         remove_unused_environments(family)
@@ -450,20 +480,83 @@ def is_complete(folder: Path) -> bool:
     return (folder / COMPLETE).is_file() and (folder / "bin" / "python").exists()
 
 
-def new_environment(session: nox.Session, folder: Path, interpreter: str, requirements: Sequence[str]) -> Path:
-    """Make an environment from nothing and return its Python."""
+def new_environment(
+    session: nox.Session, folder: Path, interpreter: str, requirements: Sequence[str], ours: Sequence[Path] = ()
+) -> Path:
+    """Make an environment from nothing and return its Python: `ours` (folders editable), and what they ask for."""
     session.log(f"installing into {folder}")
     shutil.rmtree(folder, ignore_errors=True)
-    # virtualenv comes with nox and, unlike venv, needs no ensurepip in the interpreter.
-    session.run(sys.executable, "-m", "virtualenv", "-q", "-p", interpreter, str(folder), external=True, log=False)
-    python = folder / "bin" / "python"
+    # virtualenv comes with nox and, unlike venv, needs no ensurepip in the interpreter. The pip that came inside it is
+    # pinned with it; a newer one, which it may have fetched for itself, is not.
+    seeds = ("--pip=embed", "--no-setuptools", "--no-periodic-update")
     session.run(
-        str(python),
-        *("-m", "pip", "install", "-q", "--disable-pip-version-check", *requirements),
-        external=True,
-        log=False,
+        *(sys.executable, "-m", "virtualenv", "-q", *seeds, "-p", interpreter, str(folder)), external=True, log=False
     )
+    python = folder / "bin" / "python"
+    require_pip(session, python)
+    pip = (str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check")
+    # It has hashes, and so pip demands one of everything that a build asks for too.
+    builds = ("--build-constraint", str(SESSIONS_LOCK))
+    editable = [part for path in ours for part in (("-e", str(path)) if path.is_dir() else (str(path),))]
+
+    try:
+        # Ours have no hash, so they come in a command of their own; first, since what they ask for is read from them.
+        if ours:
+            session.run(*pip, *builds, "--no-deps", *editable, external=True, log=False)
+
+        pinned = ("--require-hashes", "--constraint", str(SESSIONS_LOCK))
+        session.run(*pip, *builds, *pinned, *requirements, external=True, log=False)
+    except nox.command.CommandFailed:
+        session.error(
+            f"pip did not install what {SESSIONS_LOCK.relative_to(HERE)} pins, and says above why. Hashes that differ: "
+            "what it was sent is not what was locked, so do not use it. No pin: `nox -s lock` adds it. A version that "
+            "has nothing for this Python on this machine: `nox -s lock -- --upgrade` looks for a newer one"
+        )
+
     return python
+
+
+def require_pip(session: nox.Session, python: Path) -> None:
+    """Stop with one sentence if this environment's pip cannot take versions and hashes from a constraints file."""
+    found = first_line(str(python), "-m", "pip", "--version").partition(" from ")[0]
+
+    if natural(found)[:2] < [26, 1]:
+        session.error(
+            f"the environments need pip 26.1 or newer, and the virtualenv beside this nox brings {found}: "
+            f"install both anew with `pip install -r {NOX_LOCK.relative_to(HERE)}`"
+        )
+
+
+ASKED = "#   "
+"""Begins each line of a lock that says what the lock was made for."""
+
+
+def locked_for() -> dict[Path, list[str]]:
+    """Return what each lock is to be made for: the lists above, and what each pyproject.toml asks for."""
+    wanted = {*NOX, *TEST, *LINT, *TYPES, *BUILD, *BENCHMARK, *AUDIT, *LOCKING, *BACKENDS}
+
+    for package in (*PURE, RRAFT, NATIVE):
+        settings = nox.project.load_toml(package / "pyproject.toml")
+        project = settings["project"]
+        wanted.update(settings["build-system"]["requires"], project.get("dependencies", []))
+        wanted.update(*project.get("optional-dependencies", {}).values())
+
+    # Ours come from here, and rraft-py is built here, from an archive whose hash is checked.
+    theirs = {requirement for requirement in wanted if not requirement.startswith(("riteraft", "rraft-py"))}
+    return {SESSIONS_LOCK: sorted(theirs), NOX_LOCK: sorted(NOX)}
+
+
+def require_locks(session: nox.Session) -> None:
+    """Stop with one sentence if a lock was made for something else than what is asked for now."""
+    for file, wanted in locked_for().items():
+        lines = file.read_text("utf-8").splitlines() if file.is_file() else []
+        changed = {line.removeprefix(ASKED) for line in lines if line.startswith(ASKED)} ^ set(wanted)
+
+        if changed:
+            session.error(
+                f"{file.relative_to(HERE)} is not made for what noxfile.py and each pyproject.toml ask for now "
+                f"(changed: {' | '.join(sorted(changed))}): run `nox -s lock` and commit what it writes"
+            )
 
 
 def remove_unused_environments(family: str) -> None:
@@ -553,7 +646,7 @@ def rraft_wheel(session: nox.Session, version: str, interpreter: str) -> Path:
         if not built_rraft_wheels(version):
             require_rust(session)
             session.log("building rraft-py once; some minutes the first time")
-            tools = environment(session, "rraft-wheel", native_requirements(), version, interpreter)
+            tools = environment(session, "rraft-wheel", native_requirements(), (), version, interpreter)
 
             for leftover in home.glob("building-*"):  # of a build that was killed; we hold the lock
                 shutil.rmtree(leftover)
