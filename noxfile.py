@@ -330,15 +330,17 @@ def write_locks(session: nox.Session) -> None:
     """Pin what the lists and each pyproject.toml ask for; pins that still do are kept, but for `-- --upgrade`."""
     with tempfile.TemporaryDirectory(prefix="riteraft-lock-") as scratch:
         python = new_environment(session, Path(scratch) / "venv", sys.executable, LOCKING)
-        # The second lock has no version that the first does not have.
-        for file, constraints in ((SESSIONS_LOCK, []), (NOX_LOCK, ["--constraint", str(SESSIONS_LOCK)])):
-            wanted = Path(scratch) / "wanted.in"
-            wanted.write_text("\n".join(locked_for()[file]), "utf-8")
-            command = ["pip", "compile", "-q", wanted, *constraints, *session.posargs, "--output-file", file]
-            command += ["--universal", "--python-version", PYTHONS[0], "--generate-hashes"]
-            run(session, python, "-m", "uv", *command, "--no-header", "--no-annotate")
-            heading = "# Written by `nox -s lock`, to be installed with its hashes checked. It was asked for:"
-            asked = [f"{ASKED}{requirement}" for requirement in locked_for()[file]]
+        heading = "# Written by `nox -s lock`, to be installed with its hashes checked. It was asked for:"
+
+        for file, wanted in locked_for().items():
+            source = Path(scratch) / "wanted.in"
+            source.write_text("\n".join(wanted), "utf-8")
+            # Nox's lock, the second one, has no version that the sessions' has not.
+            agreeing = ("--constraint", SESSIONS_LOCK) if file != SESSIONS_LOCK else ()
+            command = ("pip", "compile", "-q", source, *agreeing, "--output-file", file, "--no-header", "--no-annotate")
+            options = ("--universal", "--python-version", PYTHONS[0], "--generate-hashes")
+            run(session, python, "-m", "uv", *command, *options, *session.posargs)
+            asked = [f"{ASKED}{requirement}" for requirement in wanted]
             file.write_text("\n".join([heading, *asked, "", file.read_text("utf-8")]), "utf-8")
 
 
