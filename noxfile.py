@@ -29,7 +29,7 @@ import nox
 import nox.command
 import nox.project
 
-if sys.version_info < (3, 10):  # noqa: UP036 - reached by whoever made .venv with an old Python
+if sys.version_info < (3, 10):  # noqa: UP036 - reached by whoever brings a nox of an old Python
     sys.exit(
         f"riteraft needs Python 3.10 or newer, and this is Python {platform.python_version()} ({sys.executable}): "
         "make .venv again with a newer one, for example `rm -r .venv && python3.12 -m venv .venv`."
