@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -356,6 +356,45 @@ async def test_a_cancellation_that_nobody_asked_for_ends_a_node_with_a_reason(me
     with pytest.raises(RiteraftError, match="work_on_store_forever was cancelled from within"):
         with anyio.fail_after(PATIENCE):
             await live()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_cancellation_out_of_a_plain_store_ends_a_node_with_a_reason(memory: World) -> None:
+    # The turn may be a transport's, whose task would take it for its own end, and a batch would be lost in silence.
+    class Careless(Counter):
+        def apply(self, command: bytes) -> bytes:
+            raise asyncio.CancelledError
+
+    stores = [Counter(), Careless()]
+
+    async def live() -> None:
+        async with memory.cluster(*stores) as nodes:
+            await nodes[0].propose(b"1", timeout=PATIENCE)
+            await nodes[1].wait_stopped()
+            await anyio.sleep_forever()
+
+    with pytest.raises(RiteraftError, match="drive was cancelled from within"):
+        with anyio.fail_after(PATIENCE):
+            await live()
+
+
+async def test_what_a_message_calls_for_is_done_in_the_turn_that_brings_it(memory: World) -> None:
+    # Every hop through the event loop on the way of a write is paid on two nodes, one after another.
+    stores = [Counter(), Counter()]
+    async with memory.cluster(*stores) as nodes:
+        leader = leader_of(nodes)
+        turns: list[tuple[int, int]] = []
+        inner = leader.messages
+
+        def messages(peer: int, batch: Sequence[bytes]) -> None:
+            before = leader.status().applied
+            inner(peer, batch)
+            turns.append((before, leader.status().applied))
+
+        leader.messages = messages  # type: ignore[method-assign]
+        await leader.propose(b"1", timeout=PATIENCE)
+
+    assert any(after > before for before, after in turns), "the acknowledgement committed, and the Store has applied"
 
 
 async def test_a_stopped_node_says_so(world: World) -> None:

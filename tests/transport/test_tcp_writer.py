@@ -5,31 +5,17 @@ from __future__ import annotations
 import anyio
 import anyio.lowlevel
 import pytest
-from anyio.abc import SocketAttribute, SocketListener, SocketStream
+from anyio.abc import SocketStream
 from anyio.streams.tls import TLSStream
 from riteraft_core.shared_secret import Dialler, Listener, Meeting, Secret
 from riteraft_core.types import Hello
 from riteraft_transport_tcp._sealed import Records, SealedStream
 from riteraft_transport_tcp._writer import SocketWriter
 
+from tests.transport.streams import connected
+
 pytestmark = pytest.mark.anyio
 PIECES = [bytes([number]) * 300_001 for number in range(40)]
-
-
-async def connected() -> tuple[SocketStream, SocketStream]:
-    accepted: list[SocketStream] = []
-    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listeners:
-        listener = listeners.listeners[0]
-        assert isinstance(listener, SocketListener)
-        async with anyio.create_task_group() as tasks:
-
-            async def accept() -> None:
-                accepted.append(await listener.accept())
-
-            tasks.start_soon(accept)
-            ours = await anyio.connect_tcp("127.0.0.1", listener.extra(SocketAttribute.local_port))  # noqa: S610 - not Django's
-
-    return ours, accepted[0]
 
 
 async def read(stream: SocketStream, size: int) -> bytes:

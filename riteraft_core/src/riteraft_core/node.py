@@ -109,6 +109,7 @@ class Node:
         self._left = False
         self._winding_down = False
         self._callers = 0
+        self._driving = False
         self._removed = False
         self._failure: Exception | None = None
         self._waiting_for_room: deque[anyio.Event] = deque()
@@ -380,9 +381,9 @@ class Node:
     # --- the life of a node --------------------------------------------------------------------------------------
 
     async def _start(self, parts: Parts, stack: AsyncExitStack) -> None:
-        self._parts = parts
-        self._snapshots = Snapshots(parts, self._logger, self._config.limits.max_snapshot_bytes)
         tasks = self._tasks = await stack.enter_async_context(anyio.create_task_group())
+        self._snapshots = Snapshots(parts, self._logger, self._config.limits.max_snapshot_bytes)
+        self._parts = parts
         tasks.start_soon(self._guarded, self._write_forever, parts)
         tasks.start_soon(self._guarded, self._work_on_store_forever, parts)
         tasks.start_soon(self._guarded, self._drive_forever, parts)
@@ -401,12 +402,7 @@ class Node:
         except anyio.get_cancelled_exc_class():
             if not anyio.get_current_task().has_pending_cancellation():
                 # Nobody cancelled us: asyncio's own exception got out of a library, and the group would end in peace.
-                self._fail(
-                    RiteraftError(
-                        f"{task.__name__.strip('_')} was cancelled from within: a plugin or the Store let an asyncio "
-                        f"CancelledError of its own out; it must catch that"
-                    )
-                )
+                self._fail(_cancelled_from_within(task.__name__.strip("_")))
 
             raise
 
@@ -466,21 +462,40 @@ class Node:
         """Carry out effects whenever something happened; all that happened within one turn is one batch."""
         while True:
             await self._wake.wait()
-            effects = parts.replica.effects()
-            if effects.apply is not None:
-                # What is to be sent and written goes first: the others need not wait for our Store.
-                work, effects.apply = effects.apply, None
-                self._carry_out(parts, effects)
-                answers = parts.applier.apply_at_once(work.commands, work.index)
-                if len(answers) < len(work.commands):
-                    self._store_work.put(Rest(work, answers))
-                    continue
+            self._drive_now(parts)
 
-                parts.replica.applied_batch(work, answers)
-                self._note_progress()
-                effects = parts.replica.effects()
-
+    def _drive(self, parts: Parts) -> None:
+        effects = parts.replica.effects()
+        if effects.apply is not None:
+            # What is to be sent and written goes first: the others need not wait for our Store.
+            work, effects.apply = effects.apply, None
             self._carry_out(parts, effects)
+            answers = parts.applier.apply_at_once(work.commands, work.index)
+            if len(answers) < len(work.commands):
+                self._store_work.put(Rest(work, answers))
+                return
+
+            parts.replica.applied_batch(work, answers)
+            self._note_progress()
+            effects = parts.replica.effects()
+
+        self._carry_out(parts, effects)
+
+    def _drive_now(self, parts: Parts) -> None:
+        """Carry out effects in this turn: what others wait for need not wait for the event loop to come round."""
+        if self._driving:  # a transport, or the Store, called us back from within
+            self._wake.set()
+            return
+
+        self._driving = True
+        try:
+            self._drive(parts)
+        except Exception as exc:
+            self._fail(exc)
+        except anyio.get_cancelled_exc_class():
+            self._fail(_cancelled_from_within("drive"))  # nobody else can cancel what never waits
+        finally:
+            self._driving = False
 
     def _carry_out(self, parts: Parts, effects: Effects) -> None:
         assert self._tasks is not None
@@ -534,7 +549,7 @@ class Node:
             write = await self._writes.take()
             await carry_out_write(parts.storage, write)
             parts.replica.saved(write)
-            self._wake.set()
+            self._drive_now(parts)
 
     async def _work_on_store_forever(self, parts: Parts) -> None:
         assert self._tasks is not None
@@ -631,15 +646,17 @@ class Node:
         self._hand_in(lambda replica: replica.unreachable(peer))
 
     def _hand_in(self, event: Callable[[Replica], None]) -> None:
-        if self._parts is None or self._stopped or self._removed:
+        parts = self._parts
+        if parts is None or self._stopped or self._removed:
             return
 
         try:
-            event(self._parts.replica)
+            event(parts.replica)
         except Exception as exc:
             self._fail(exc)
+            return
 
-        self._wake.set()
+        self._drive_now(parts)
 
     async def request(self, peer: int | None, payload: bytes, principal: Principal | None = None) -> bytes:
         """See `Handler.request`."""
@@ -779,6 +796,13 @@ async def open_node(
 
     if raised is not None:
         raise raised
+
+
+def _cancelled_from_within(what: str) -> RiteraftError:
+    return RiteraftError(
+        f"{what} was cancelled from within: a plugin or the Store let an asyncio CancelledError of its own out; it "
+        f"must catch that"
+    )
 
 
 def _first_error(group: BaseExceptionGroup[BaseException]) -> Exception:

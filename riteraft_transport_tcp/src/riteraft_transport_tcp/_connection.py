@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import anyio
 from anyio.abc import ByteStream, SocketAttribute
@@ -14,6 +15,7 @@ from riteraft_core.outbox import LostError
 
 from ._framing import ForgeryError, Frame, FrameDecoder, FrameError
 from ._options import TcpOptions
+from ._reader import SocketReader
 from ._writer import SocketWriter
 
 _RECEIVE_SIZE = 256 * 1024
@@ -36,6 +38,7 @@ class Connection:
     __slots__ = (
         "_decoder",
         "_frame_timeout",
+        "_reader",
         "_stream",
         "ended",
         "fault",
@@ -50,6 +53,7 @@ class Connection:
         self._stream = stream
         self._decoder = FrameDecoder(frame_limit)
         self._frame_timeout = options.frame_timeout
+        self._reader: SocketReader | None = None
         self.scope = anyio.CancelScope()
         self.silence = math.inf
         """Seconds for which the other side may send nothing."""
@@ -101,17 +105,51 @@ class Connection:
         :raises ConnectionLostError: the other side is gone.
         :raises FrameError: the other side sent what it must not.
         """
-        decoder = self._decoder
-        self.keep(self._frame_timeout if decoder.partial else idle)
-        try:
+        with self._hearing(idle):
             while True:
-                begun = decoder.partial
-                data = await self._stream.receive(_RECEIVE_SIZE)
-                frames = decoder.feed(data)
+                frames = self._feed(await self._stream.receive(_RECEIVE_SIZE), idle)
                 if frames:
                     return frames
-                if not begun:
-                    self.keep(self._frame_timeout)
+
+    def read_directly(self) -> None:
+        """Have `receive_each` read straight from the socket, if that can be done.
+
+        To be called while the other side waits for us, so that nothing is on its way.
+        """
+        self._reader = SocketReader.over(self._stream)
+
+    async def receive_each(self, idle: float, take: Callable[[Sequence[Frame]], None]) -> None:
+        """Hand frames to `take` as they become whole; limits as for `receive`. Never returns.
+
+        :raises ConnectionLostError: the other side is gone.
+        :raises FrameError: the other side sent what it must not, or `take` says so.
+        """
+        if self._reader is None:
+            while True:
+                take(await self.receive(idle))
+
+        def feed(data: bytes) -> None:
+            frames = self._feed(data, idle)
+            if frames:
+                take(frames)
+
+        with self._hearing(idle):
+            await self._reader.run(feed)
+            raise anyio.EndOfStream
+
+    def _feed(self, data: bytes, idle: float) -> Sequence[Frame]:
+        decoder = self._decoder
+        begun = decoder.partial
+        frames = decoder.feed(data)
+        if frames or not begun:
+            self.keep(self._frame_timeout if decoder.partial else idle)
+        return frames
+
+    @contextmanager
+    def _hearing(self, idle: float) -> Iterator[None]:
+        self.keep(self._frame_timeout if self._decoder.partial else idle)
+        try:
+            yield
         except anyio.EndOfStream as exc:
             raise ConnectionLostError("the other side closed the connection") from exc
         except AuthenticationError as exc:
@@ -154,6 +192,8 @@ class Connection:
 
     async def aclose(self) -> None:
         """Close at once, in a cancelled scope too."""
+        if self._reader is not None:
+            self._reader.close()
         await anyio.aclose_forcefully(self._stream)
 
 

@@ -74,6 +74,8 @@ class SealedStream(ByteStream):
         self._records = Records(seals)
         self.seal = self._records.seal
         """For who writes to the stream below in our place; see `Records.seal`."""
+        self.unseal = self._records.feed
+        """For who reads the stream below in our place; see `Records.feed`."""
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """Return the next genuine bytes, maybe more than `max_bytes`.

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import logging
 import math
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 import anyio
@@ -162,6 +162,8 @@ class Server:
                     answer = await self._hear(connection, stream)
                     if isinstance(answer, _Guest):
                         guest = answer
+                        if guest.purpose is Purpose.MESSAGES:
+                            connection.read_directly()
                         await connection.send(encode_welcome(guest.hello.group), math.inf)
                     else:
                         await connection.send(encode_refusal(*answer), math.inf)
@@ -269,16 +271,16 @@ class Server:
 
     async def _messages(self, guest: _Guest) -> None:
         connection, hello = guest.connection, guest.hello
-        idle = self._options.idle_timeout
-        while True:
-            frames = await connection.receive(idle)
+
+        def take(frames: Sequence[Frame]) -> None:
             expect(frames, hello.group, Kind.MESSAGES)
             messages = decode_messages(frames[0].body)
             for frame in frames[1:]:
                 messages += decode_messages(frame.body)
-            if connection.ended is not None:
-                return
-            self._handler.messages(hello.node_id, messages)
+            if connection.ended is None:
+                self._handler.messages(hello.node_id, messages)
+
+        await connection.receive_each(self._options.idle_timeout, take)
 
     async def _snapshot(self, guest: _Guest) -> None:
         connection, hello = guest.connection, guest.hello

@@ -1,0 +1,22 @@
+"""Both ends of one connection over loopback."""
+
+from __future__ import annotations
+
+import anyio
+from anyio.abc import SocketAttribute, SocketListener, SocketStream
+
+
+async def connected() -> tuple[SocketStream, SocketStream]:
+    accepted: list[SocketStream] = []
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listeners:
+        listener = listeners.listeners[0]
+        assert isinstance(listener, SocketListener)
+        async with anyio.create_task_group() as tasks:
+
+            async def accept() -> None:
+                accepted.append(await listener.accept())
+
+            tasks.start_soon(accept)
+            ours = await anyio.connect_tcp("127.0.0.1", listener.extra(SocketAttribute.local_port))  # noqa: S610 - not Django's
+
+    return ours, accepted[0]

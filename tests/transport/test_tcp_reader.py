@@ -1,0 +1,131 @@
+"""What is read straight from a socket: in the turn in which it arrives, all of it, in order."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+from anyio.abc import SocketStream
+from anyio.streams.tls import TLSStream
+from riteraft_core.shared_secret import Dialler, Listener, Meeting, Secret
+from riteraft_core.types import Hello
+from riteraft_transport_tcp._reader import SocketReader
+from riteraft_transport_tcp._sealed import Records, SealedStream
+
+from tests.transport.streams import connected
+
+pytestmark = pytest.mark.anyio
+PIECES = [bytes([number]) * 300_001 for number in range(40)]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def over(stream: SocketStream | SealedStream) -> SocketReader:
+    """Return a reader: with an anyio whose streams cannot be stopped any more, every message would be slower."""
+    reader = SocketReader.over(stream)
+    assert reader is not None, "anyio's stream has no transport that can be told to stop reading"
+    return reader
+
+
+async def read_all(reader: SocketReader) -> bytes:
+    data = bytearray()
+    try:
+        await reader.run(data.extend)
+    finally:
+        reader.close()
+
+    return bytes(data)
+
+
+async def test_everything_arrives_in_order_until_the_other_side_closes() -> None:
+    ours, theirs = await connected()
+    received: list[bytes] = []
+    async with ours, anyio.create_task_group() as tasks:
+
+        async def read() -> None:
+            received.append(await read_all(over(ours)))
+
+        tasks.start_soon(read)
+        async with theirs:
+            for piece in PIECES:
+                await theirs.send(piece)
+
+    assert received == [b"".join(PIECES)]
+
+
+async def test_a_stream_that_was_reading_ahead_reads_no_more() -> None:
+    # As after a handshake whose first bytes were there before anybody asked for them.
+    ours, theirs = await connected()
+    async with ours, theirs:
+        await theirs.send(b"hello")
+        assert await ours.receive() == b"hello"
+        reader = over(ours)
+        await ours.send(b"welcome")
+        assert await theirs.receive() == b"welcome"
+        await theirs.send(b"message")
+        await theirs.send_eof()
+        assert await read_all(reader) == b"message"
+
+
+async def test_what_take_raises_ends_the_reading() -> None:
+    ours, theirs = await connected()
+    taken: list[bytes] = []
+
+    def take(data: bytes) -> None:
+        taken.append(data)
+        raise ValueError("not that")
+
+    async with ours, theirs:
+        reader = over(ours)
+        await theirs.send(b"first")
+        with pytest.raises(ValueError, match="not that"):
+            await reader.run(take)
+
+        await theirs.send(b"second")
+        reader.close()
+
+    assert taken == [b"first"]
+
+
+async def test_a_cancelled_reading_leaves_what_comes_after_alone() -> None:
+    ours, theirs = await connected()
+    async with ours, theirs:
+        reader = over(ours)
+        with anyio.move_on_after(0):
+            await reader.run(lambda _: pytest.fail("nobody reads any more"))
+
+        await theirs.send(b"unread")
+        await anyio.wait_readable(reader._socket)
+        reader.close()
+
+
+async def test_the_records_of_a_shared_secret_are_checked() -> None:
+    secret = Secret(bytes(range(32)))
+    meeting = Meeting("tests", "tcp messages", Hello(b"c" * 16, 0, 1, b"d" * 16, 2))
+    dialler = Dialler(secret, meeting)
+    listener = Listener(secret, meeting, dialler.nonce, 2)
+    proof, seals = dialler.prove(listener.challenge)
+    ours, theirs = await connected()
+    async with ours:
+        reader = over(SealedStream(ours, listener.check(proof)))
+        records = Records(seals)
+        async with theirs:
+            for piece in (b"first", b"second", b"third"):
+                await theirs.send(records.seal(piece))
+
+        assert await read_all(reader) == b"firstsecondthird"
+
+
+def test_tls_reads_for_itself() -> None:
+    assert SocketReader.over(TLSStream.__new__(TLSStream)) is None
+
+
+def test_trio_reads_in_tasks() -> None:
+    async def read() -> None:
+        ours, theirs = await connected()
+        async with ours, theirs:
+            assert SocketReader.over(ours) is None
+
+    anyio.run(read, backend="trio")
