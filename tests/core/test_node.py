@@ -391,7 +391,7 @@ async def test_what_a_message_calls_for_is_done_in_the_turn_that_brings_it(memor
             inner(peer, batch)
             turns.append((before, leader.status().applied))
 
-        leader.messages = messages  # type: ignore[method-assign]
+        leader.messages = messages  # type: ignore[method-assign,assignment]
         await leader.propose(b"1", timeout=PATIENCE)
 
     assert any(after > before for before, after in turns), "the acknowledgement committed, and the Store has applied"
