@@ -175,6 +175,23 @@ def test_a_commit_index_rides_along_with_the_next_save() -> None:
     assert write == Save(2, LogBatch(None, HardState(2, 0, 10), [(11, 2, b"a")]))
 
 
+def test_a_commit_is_announced_after_two_quiet_turns_and_by_calls_within_a_turn_never() -> None:
+    # Whoever was answered proposes again when the loop has come round, and that append would carry the commit.
+    bench = Bench()
+    bench.lead()
+    bench.open_session()
+    bench.effects(hard_state=HardState(2, ME, 11))
+    for _ in range(3):
+        assert bench.replica.effects(turn=False).again, "asks to be called again in the next turn"
+
+    assert bench.effects().again
+    assert not bench.told("announce_commit")
+    assert not bench.effects().again
+    assert len(bench.told("announce_commit")) == 1
+    bench.effects()
+    assert len(bench.told("announce_commit")) == 1
+
+
 # --- writes ----------------------------------------------------------------------------------------------------------
 
 

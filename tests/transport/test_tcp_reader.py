@@ -73,8 +73,8 @@ async def test_what_take_raises_ends_the_reading() -> None:
     ours, theirs = await connected()
     taken: list[bytes] = []
 
-    def take(data: bytes) -> None:
-        taken.append(data)
+    def take(data: bytes | memoryview) -> None:
+        taken.append(bytes(data))
         raise ValueError("not that")
 
     async with ours, theirs:

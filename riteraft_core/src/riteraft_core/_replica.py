@@ -569,8 +569,11 @@ class Replica:
 
     # --- effects -------------------------------------------------------------------------------------------------
 
-    def effects(self) -> Effects:
+    def effects(self, *, turn: bool = True) -> Effects:
         """Take what there is to do now.
+
+        `turn` is False where the event loop has not come round since the last call: until it has, nobody who was
+        answered can have proposed again.
 
         :raises Removed: a committed conf change took this node out of the cluster.
         """
@@ -579,7 +582,7 @@ class Replica:
 
         self._keep_house()
         self._hand_over()
-        again = self._notice_commit()
+        again = self._notice_commit(turn)
         self._read_on()
         self._take_ready()
         effects = Effects(again=again)
@@ -850,7 +853,7 @@ class Replica:
         self._internal.clear()
         return True
 
-    def _notice_commit(self) -> bool:
+    def _notice_commit(self, turn: bool) -> bool:
         """Tell the followers a new commit index once it is clear that no append is about to; say whether to wait.
 
         Whoever was just answered often proposes again at once, and that append carries the index for nothing.
@@ -858,7 +861,9 @@ class Replica:
         if not self._turns_to_notice or self._applying is not None:
             return False
 
-        self._turns_to_notice -= 1
+        if turn:
+            self._turns_to_notice -= 1
+
         if self._turns_to_notice == 0:
             self._engine.announce_commit()
 

@@ -462,10 +462,10 @@ class Node:
         """Carry out effects whenever something happened; all that happened within one turn is one batch."""
         while True:
             await self._wake.wait()
-            self._drive_now(parts)
+            self._drive_now(parts, turn=True)
 
-    def _drive(self, parts: Parts) -> None:
-        effects = parts.replica.effects()
+    def _drive(self, parts: Parts, turn: bool) -> None:
+        effects = parts.replica.effects(turn=turn)
         if effects.apply is not None:
             # What is to be sent and written goes first: the others need not wait for our Store.
             work, effects.apply = effects.apply, None
@@ -481,7 +481,7 @@ class Node:
 
         self._carry_out(parts, effects)
 
-    def _drive_now(self, parts: Parts) -> None:
+    def _drive_now(self, parts: Parts, *, turn: bool = False) -> None:
         """Carry out effects in this turn: what others wait for need not wait for the event loop to come round."""
         if self._driving:  # a transport, or the Store, called us back from within
             self._wake.set()
@@ -489,7 +489,7 @@ class Node:
 
         self._driving = True
         try:
-            self._drive(parts)
+            self._drive(parts, turn)
         except Exception as exc:
             self._fail(exc)
         except anyio.get_cancelled_exc_class():

@@ -128,7 +128,7 @@ class Connection:
             while True:
                 take(await self.receive(idle))
 
-        def feed(data: bytes) -> None:
+        def feed(data: bytes | memoryview) -> None:
             frames = self._feed(data, idle)
             if frames:
                 take(frames)
@@ -137,7 +137,7 @@ class Connection:
             await self._reader.run(feed)
             raise anyio.EndOfStream
 
-    def _feed(self, data: bytes, idle: float) -> Sequence[Frame]:
+    def _feed(self, data: bytes | memoryview, idle: float) -> Sequence[Frame]:
         decoder = self._decoder
         begun = decoder.partial
         frames = decoder.feed(data)

@@ -24,7 +24,9 @@ class SocketReader:
     Close it before the stream: it has a descriptor of its own, which would keep the connection open.
     """
 
-    def __init__(self, stream: SocketStream, loop: asyncio.AbstractEventLoop, unseal: Callable[[bytes], bytes] | None):
+    def __init__(
+        self, stream: SocketStream, loop: asyncio.AbstractEventLoop, unseal: Callable[[memoryview], bytes] | None
+    ) -> None:
         """Take a stream that stands still: it reads no more, and all that it had read was received."""
         raw = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django's
         # An event loop lets nobody read a descriptor that it has a transport on; this one is ours.
@@ -32,6 +34,8 @@ class SocketReader:
         self._socket.setblocking(False)
         self._loop = loop
         self._unseal = unseal
+        # Made once: a fresh one for each piece costs several times the reading.
+        self._buffer = memoryview(bytearray(_RECEIVE_SIZE))
 
     @classmethod
     def over(cls, stream: ByteStream) -> SocketReader | None:
@@ -55,8 +59,8 @@ class SocketReader:
         """Give the descriptor back."""
         self._socket.close()
 
-    async def run(self, take: Callable[[bytes], None]) -> None:
-        """Hand each piece to `take` as it arrives, until the other side closes.
+    async def run(self, take: Callable[[bytes | memoryview], None]) -> None:
+        """Hand each piece to `take` as it arrives, until the other side closes; it is good during the call only.
 
         :raises AuthenticationError: the bytes are not genuine.
         :raises OSError: the connection is gone.
@@ -69,12 +73,12 @@ class SocketReader:
                 return
 
             try:
-                data = self._socket.recv(_RECEIVE_SIZE)
-                if not data:
+                size = self._socket.recv_into(self._buffer)
+                if not size:
                     ended.set_result(None)
                 elif self._unseal is None:
-                    take(data)
-                elif genuine := self._unseal(data):
+                    take(self._buffer[:size])
+                elif genuine := self._unseal(self._buffer[:size]):
                     take(genuine)
             except BlockingIOError:
                 pass
