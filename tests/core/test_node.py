@@ -378,6 +378,20 @@ async def test_a_cancellation_out_of_a_plain_store_ends_a_node_with_a_reason(mem
             await live()
 
 
+def test_nodes_run_under_asyncios_own_run(tmp_path: Path) -> None:
+    # anyio.run tells every callback of the loop which library it is on; asyncio.run tells tasks only.
+    async def live() -> None:
+        stores = [Counter(), Counter(), Counter()]
+        with anyio.fail_after(PATIENCE):
+            async with World("real", tmp_path).cluster(*stores) as nodes:
+                for total, node in enumerate(nodes, start=1):
+                    assert await node.propose(b"1") == str(total).encode()
+
+                await nodes[2].leave()  # the others hear of new peers in a message
+
+    asyncio.run(live())
+
+
 async def test_what_a_message_calls_for_is_done_in_the_turn_that_brings_it(memory: World) -> None:
     # Every hop through the event loop on the way of a write is paid on two nodes, one after another.
     stores = [Counter(), Counter()]

@@ -1,10 +1,14 @@
-"""What is read straight from a socket: in the turn in which it arrives, all of it, in order."""
+"""What is read straight from a socket: all of it, in order, and no faster than it is received."""
 
 from __future__ import annotations
 
+import socket
+import struct
+
 import anyio
+import anyio.lowlevel
 import pytest
-from anyio.abc import SocketStream
+from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.tls import TLSStream
 from riteraft_core.shared_secret import Dialler, Listener, Meeting, Secret
 from riteraft_core.types import Hello
@@ -32,11 +36,12 @@ def over(stream: SocketStream | SealedStream) -> SocketReader:
 async def read_all(reader: SocketReader) -> bytes:
     data = bytearray()
     try:
-        await reader.run(data.extend)
+        while True:
+            data += await reader.receive()
+    except anyio.EndOfStream:
+        return bytes(data)
     finally:
         reader.close()
-
-    return bytes(data)
 
 
 async def test_everything_arrives_in_order_until_the_other_side_closes() -> None:
@@ -69,35 +74,47 @@ async def test_a_stream_that_was_reading_ahead_reads_no_more() -> None:
         assert await read_all(reader) == b"message"
 
 
-async def test_what_take_raises_ends_the_reading() -> None:
+async def test_what_nobody_receives_stays_in_the_kernel() -> None:
+    # And so slows the sender down, who may be faster than whoever applies.
     ours, theirs = await connected()
-    taken: list[bytes] = []
-
-    def take(data: bytes | memoryview) -> None:
-        taken.append(bytes(data))
-        raise ValueError("not that")
-
-    async with ours, theirs:
+    async with ours, anyio.create_task_group() as tasks:
         reader = over(ours)
-        await theirs.send(b"first")
-        with pytest.raises(ValueError, match="not that"):
-            await reader.run(take)
 
-        await theirs.send(b"second")
+        async def send() -> None:
+            async with theirs:
+                await theirs.send(b"".join(PIECES))
+
+        tasks.start_soon(send)
+        first = await reader.receive()
+        for _ in range(100):
+            await anyio.lowlevel.checkpoint()
+            assert len(reader._piece or b"") <= 256 * 1024
+
+        assert first + await read_all(reader) == b"".join(PIECES)
+
+
+async def test_a_broken_connection_says_so() -> None:
+    ours, theirs = await connected()
+    async with ours:
+        reader = over(ours)
+        raw = theirs.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django's
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset in place of an end
+        await anyio.aclose_forcefully(theirs)
+        with pytest.raises(ConnectionResetError):
+            await reader.receive()
+
         reader.close()
 
-    assert taken == [b"first"]
 
-
-async def test_a_cancelled_reading_leaves_what_comes_after_alone() -> None:
+async def test_a_cancelled_receive_loses_nothing() -> None:
     ours, theirs = await connected()
     async with ours, theirs:
         reader = over(ours)
         with anyio.move_on_after(0):
-            await reader.run(lambda _: pytest.fail("nobody reads any more"))
+            await reader.receive()
 
-        await theirs.send(b"unread")
-        await anyio.wait_readable(reader._socket)
+        await theirs.send(b"later")
+        assert await reader.receive() == b"later"
         reader.close()
 
 

@@ -483,6 +483,9 @@ class Node:
 
     def _drive_now(self, parts: Parts, *, turn: bool = False) -> None:
         """Carry out effects in this turn: what others wait for need not wait for the event loop to come round."""
+        if self._stopped:
+            return
+
         if self._driving:  # a transport, or the Store, called us back from within
             self._wake.set()
             return

@@ -135,7 +135,10 @@ class Handler(Protocol):
         """
 
     def messages(self, peer: int, messages: Sequence[bytes]) -> None:
-        """Take raft messages of an admitted peer, in the order it sent them."""
+        """Take raft messages of an admitted peer, in the order it sent them.
+
+        What they call for is done before this returns: it may call `Transport.send` and `Transport.set_peers`.
+        """
 
     async def request(self, peer: int | None, payload: bytes, principal: Principal | None = None) -> bytes:
         """Answer one request; `peer` is None for a sender without an identity, `principal` that of its `Hello`."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import anyio
 from anyio.abc import ByteStream, SocketAttribute
@@ -82,6 +81,13 @@ class Connection:
         """Return what writes straight to the socket, once the handshake is over; None where TLS must do it."""
         return SocketWriter.over(self._stream)
 
+    def read_directly(self) -> None:
+        """Read straight from the socket from now on, if that can be done.
+
+        To be called while the other side waits for us, so that nothing is on its way.
+        """
+        self._reader = SocketReader.over(self._stream)
+
     def secure(self, stream: ByteStream) -> None:
         """Read and write through `stream` from now on, which is made around the one before."""
         self._stream = stream
@@ -105,51 +111,20 @@ class Connection:
         :raises ConnectionLostError: the other side is gone.
         :raises FrameError: the other side sent what it must not.
         """
-        with self._hearing(idle):
+        decoder = self._decoder
+        self.keep(self._frame_timeout if decoder.partial else idle)
+        try:
             while True:
-                frames = self._feed(await self._stream.receive(_RECEIVE_SIZE), idle)
+                begun = decoder.partial
+                if self._reader is None:
+                    data = await self._stream.receive(_RECEIVE_SIZE)
+                else:
+                    data = await self._reader.receive()
+                frames = decoder.feed(data)
                 if frames:
                     return frames
-
-    def read_directly(self) -> None:
-        """Have `receive_each` read straight from the socket, if that can be done.
-
-        To be called while the other side waits for us, so that nothing is on its way.
-        """
-        self._reader = SocketReader.over(self._stream)
-
-    async def receive_each(self, idle: float, take: Callable[[Sequence[Frame]], None]) -> None:
-        """Hand frames to `take` as they become whole; limits as for `receive`. Never returns.
-
-        :raises ConnectionLostError: the other side is gone.
-        :raises FrameError: the other side sent what it must not, or `take` says so.
-        """
-        if self._reader is None:
-            while True:
-                take(await self.receive(idle))
-
-        def feed(data: bytes | memoryview) -> None:
-            frames = self._feed(data, idle)
-            if frames:
-                take(frames)
-
-        with self._hearing(idle):
-            await self._reader.run(feed)
-            raise anyio.EndOfStream
-
-    def _feed(self, data: bytes | memoryview, idle: float) -> Sequence[Frame]:
-        decoder = self._decoder
-        begun = decoder.partial
-        frames = decoder.feed(data)
-        if frames or not begun:
-            self.keep(self._frame_timeout if decoder.partial else idle)
-        return frames
-
-    @contextmanager
-    def _hearing(self, idle: float) -> Iterator[None]:
-        self.keep(self._frame_timeout if self._decoder.partial else idle)
-        try:
-            yield
+                if not begun:
+                    self.keep(self._frame_timeout)
         except anyio.EndOfStream as exc:
             raise ConnectionLostError("the other side closed the connection") from exc
         except AuthenticationError as exc:

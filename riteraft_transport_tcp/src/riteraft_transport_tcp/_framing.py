@@ -109,12 +109,12 @@ class FrameDecoder:
         """Whether a frame has begun and is not whole yet."""
         return bool(self._partial)
 
-    def feed(self, data: bytes | memoryview) -> list[Frame]:
-        """Take the next bytes; return the frames that they complete, which may be views of `data`.
+    def feed(self, data: bytes) -> list[Frame]:
+        """Take the next bytes; return the frames that they complete.
 
         :raises FrameError: close the connection.
         """
-        source: bytes | bytearray | memoryview
+        source: bytes | bytearray
         if self._partial:
             source = self._partial
             source += data

@@ -1,16 +1,16 @@
-"""Reads a connection in the turn of the event loop in which something arrives.
+"""Reads a connection without stopping and starting the reading for each piece, as anyio's stream on asyncio does.
 
-A stream's `receive` is a task's work, and anyio's stops the reading after each piece and starts it again for the next:
-four system calls and two turns of the loop for every message, of which the way of a write has several.
+That is four system calls and more for every message, of which the way of a write has several.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
 
+import anyio
 from anyio.abc import ByteStream, SocketAttribute, SocketStream
+from riteraft_core._signal import Signal
 
 from ._sealed import SealedStream
 
@@ -21,21 +21,24 @@ _RECEIVE_SIZE = 256 * 1024
 class SocketReader:
     """The one that reads a stream's socket from now on: nobody may call the stream's own `receive` any more.
 
-    Close it before the stream: it has a descriptor of its own, which would keep the connection open.
+    Close it before the stream: it has a descriptor of its own, which would keep the connection open. What it read is
+    received by a task, and not handed on from the loop's callback: there anyio does not know what loop it is on.
     """
 
-    def __init__(
-        self, stream: SocketStream, loop: asyncio.AbstractEventLoop, unseal: Callable[[memoryview], bytes] | None
-    ) -> None:
+    def __init__(self, stream: SocketStream, loop: asyncio.AbstractEventLoop, sealed: SealedStream | None) -> None:
         """Take a stream that stands still: it reads no more, and all that it had read was received."""
         raw = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django's
         # An event loop lets nobody read a descriptor that it has a transport on; this one is ours.
         self._socket = socket.fromfd(raw.fileno(), raw.family, raw.type)
         self._socket.setblocking(False)
+        self._sealed = sealed
+        self._buffer = bytearray(_RECEIVE_SIZE)  # made once: a fresh one for each piece costs more than the reading
+        self._piece: bytes | None = None
+        """What was read and not received yet: b"" once the other side closed."""
+        self._error: OSError | None = None
+        self._arrived = Signal()
         self._loop = loop
-        self._unseal = unseal
-        # Made once: a fresh one for each piece costs several times the reading.
-        self._buffer = memoryview(bytearray(_RECEIVE_SIZE))
+        loop.add_reader(self._socket, self._read)
 
     @classmethod
     def over(cls, stream: ByteStream) -> SocketReader | None:
@@ -43,50 +46,58 @@ class SocketReader:
 
         Call it while the other side waits for us: what the stream had read and nobody received yet would be lost.
         """
-        unseal = None
-        if isinstance(stream, SealedStream):
-            unseal, stream = stream.unseal, stream.below
-
+        sealed = stream if isinstance(stream, SealedStream) else None
+        below = stream if sealed is None else sealed.below
         # anyio's stream on asyncio reads ahead, and has no public way to be told to stop; trio's never does.
-        pause = getattr(getattr(stream, "_transport", None), "pause_reading", None)
-        if pause is None or not isinstance(stream, SocketStream):
+        pause = getattr(getattr(below, "_transport", None), "pause_reading", None)
+        if pause is None or not isinstance(below, SocketStream):
             return None
 
         pause()
-        return cls(stream, asyncio.get_running_loop(), unseal)
+        return cls(below, asyncio.get_running_loop(), sealed)
+
+    async def receive(self) -> bytes:
+        """Return the next bytes.
+
+        :raises anyio.EndOfStream: the other side closed.
+        :raises AuthenticationError: the bytes are not genuine.
+        :raises OSError: the connection is gone.
+        """
+        while True:
+            while self._piece is None:
+                await self._arrived.wait()
+
+            if self._error is not None:
+                raise self._error
+
+            if not self._piece:
+                raise anyio.EndOfStream
+
+            piece, self._piece = self._piece, None
+            if self._sealed is not None:
+                piece = self._sealed.unseal(piece)
+
+            if piece:
+                return piece
 
     def close(self) -> None:
         """Give the descriptor back."""
+        self._loop.remove_reader(self._socket)
         self._socket.close()
 
-    async def run(self, take: Callable[[bytes | memoryview], None]) -> None:
-        """Hand each piece to `take` as it arrives, until the other side closes; it is good during the call only.
+    def _read(self) -> None:
+        if self._piece is not None:
+            return  # what is not received yet must not gather here: the kernel keeps the rest, and slows the sender
 
-        :raises AuthenticationError: the bytes are not genuine.
-        :raises OSError: the connection is gone.
-        :raises Exception: whatever `take` raises.
-        """
-        ended: asyncio.Future[None] = self._loop.create_future()
-
-        def read() -> None:
-            if ended.done():
-                return
-
-            try:
-                size = self._socket.recv_into(self._buffer)
-                if not size:
-                    ended.set_result(None)
-                elif self._unseal is None:
-                    take(self._buffer[:size])
-                elif genuine := self._unseal(self._buffer[:size]):
-                    take(genuine)
-            except BlockingIOError:
-                pass
-            except Exception as exc:
-                ended.set_exception(exc)
-
-        self._loop.add_reader(self._socket, read)
         try:
-            await ended
-        finally:
-            self._loop.remove_reader(self._socket)
+            size = self._socket.recv_into(self._buffer)
+            self._piece = bytes(memoryview(self._buffer)[:size])
+        except BlockingIOError:
+            return
+        except OSError as exc:
+            self._piece, self._error = b"", exc
+
+        if not self._piece:
+            self._loop.remove_reader(self._socket)  # it would be called again and again
+
+        self._arrived.set()

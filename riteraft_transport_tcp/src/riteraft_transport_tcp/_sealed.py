@@ -38,7 +38,7 @@ class Records:
             parts += (_LENGTH.pack(len(piece)), self._seals.seal(piece), piece)
         return b"".join(parts)
 
-    def feed(self, data: bytes | memoryview) -> bytes:
+    def feed(self, data: bytes) -> bytes:
         """Take the next bytes, in pieces of any size; return what the records that they complete carry.
 
         :raises AuthenticationError: close the connection.

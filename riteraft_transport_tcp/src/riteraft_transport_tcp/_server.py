@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import logging
 import math
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 import anyio
@@ -271,16 +271,16 @@ class Server:
 
     async def _messages(self, guest: _Guest) -> None:
         connection, hello = guest.connection, guest.hello
-
-        def take(frames: Sequence[Frame]) -> None:
+        idle = self._options.idle_timeout
+        while True:
+            frames = await connection.receive(idle)
             expect(frames, hello.group, Kind.MESSAGES)
             messages = decode_messages(frames[0].body)
             for frame in frames[1:]:
                 messages += decode_messages(frame.body)
-            if connection.ended is None:
-                self._handler.messages(hello.node_id, messages)
-
-        await connection.receive_each(self._options.idle_timeout, take)
+            if connection.ended is not None:
+                return
+            self._handler.messages(hello.node_id, messages)
 
     async def _snapshot(self, guest: _Guest) -> None:
         connection, hello = guest.connection, guest.hello
