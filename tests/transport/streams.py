@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import struct
+
 import anyio
 from anyio.abc import SocketAttribute, SocketListener, SocketStream
 
@@ -20,3 +23,10 @@ async def connected() -> tuple[SocketStream, SocketStream]:
             ours = await anyio.connect_tcp("127.0.0.1", listener.extra(SocketAttribute.local_port))  # noqa: S610 - not Django's
 
     return ours, accepted[0]
+
+
+async def reset(stream: SocketStream) -> None:
+    """End a connection by a reset in place of an end."""
+    raw = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django's
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    await anyio.aclose_forcefully(stream)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import socket
-import struct
-
 import anyio
 import anyio.lowlevel
 import pytest
-from anyio.abc import SocketAttribute, SocketStream
+from anyio.abc import SocketStream
 from anyio.streams.tls import TLSStream
 from riteraft_core.shared_secret import Dialler, Listener, Meeting, Secret
 from riteraft_core.types import Hello
 from riteraft_transport_tcp._reader import SocketReader
 from riteraft_transport_tcp._sealed import Records, SealedStream
+from riteraft_transport_tcp._writer import SocketWriter
 
-from tests.transport.streams import connected
+from tests.transport.streams import connected, reset
 
 pytestmark = pytest.mark.anyio
 PIECES = [bytes([number]) * 300_001 for number in range(40)]
@@ -97,13 +95,30 @@ async def test_a_broken_connection_says_so() -> None:
     ours, theirs = await connected()
     async with ours:
         reader = over(ours)
-        raw = theirs.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django's
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset in place of an end
-        await anyio.aclose_forcefully(theirs)
+        await reset(theirs)
         with pytest.raises(ConnectionResetError):
             await reader.receive()
 
         reader.close()
+
+
+@pytest.mark.parametrize("uvloop", [False, True])
+@pytest.mark.parametrize("direct", [SocketReader, SocketWriter])
+def test_of_a_connection_that_broke_before_there_is_none(
+    direct: type[SocketReader] | type[SocketWriter], uvloop: bool
+) -> None:
+    # A peer may be gone as soon as it has been let in; what the loop raises then must not end a node.
+    async def break_and_open() -> None:
+        ours, theirs = await connected()
+        async with ours:
+            await reset(theirs)
+            with pytest.raises(anyio.BrokenResourceError):
+                await ours.receive()
+
+            with pytest.raises(OSError, match=r"Bad file descriptor|closed"):
+                direct.over(ours)
+
+    anyio.run(break_and_open, backend_options={"use_uvloop": uvloop})
 
 
 async def test_a_cancelled_receive_loses_nothing() -> None:

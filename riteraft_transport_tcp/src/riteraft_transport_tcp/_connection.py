@@ -78,15 +78,26 @@ class Connection:
         return self._decoder.partial
 
     def direct_writer(self) -> SocketWriter | None:
-        """Return what writes straight to the socket, once the handshake is over; None where TLS must do it."""
-        return SocketWriter.over(self._stream)
+        """Return what writes straight to the socket, once the handshake is over; None where TLS must do it.
+
+        :raises ConnectionLostError: the other side is gone.
+        """
+        try:
+            return SocketWriter.over(self._stream)
+        except OSError as exc:
+            raise _broken(exc) from exc
 
     def read_directly(self) -> None:
         """Read straight from the socket from now on, if that can be done.
 
         To be called while the other side waits for us, so that nothing is on its way.
+
+        :raises ConnectionLostError: the other side is gone.
         """
-        self._reader = SocketReader.over(self._stream)
+        try:
+            self._reader = SocketReader.over(self._stream)
+        except OSError as exc:
+            raise _broken(exc) from exc
 
     def secure(self, stream: ByteStream) -> None:
         """Read and write through `stream` from now on, which is made around the one before."""
@@ -130,9 +141,7 @@ class Connection:
         except AuthenticationError as exc:
             raise ForgeryError(str(exc)) from exc
         except _BROKEN as exc:
-            raise ConnectionLostError(
-                f"the connection broke: {exc.__cause__ or str(exc) or type(exc).__name__}"
-            ) from exc
+            raise _broken(exc) from exc
         finally:
             self.silence = math.inf
 
@@ -150,9 +159,7 @@ class Connection:
         try:
             await self._stream.send(data)
         except _BROKEN as exc:
-            raise ConnectionLostError(
-                f"the connection broke: {exc.__cause__ or str(exc) or type(exc).__name__}"
-            ) from exc
+            raise _broken(exc) from exc
         finally:
             self.write_by = math.inf
 
@@ -210,6 +217,10 @@ class Reaper:
         self._over = why
         for connection in tuple(self._connections):
             connection.end(why)
+
+
+def _broken(exc: Exception) -> ConnectionLostError:
+    return ConnectionLostError(f"the connection broke: {exc.__cause__ or str(exc) or type(exc).__name__}")
 
 
 def tune(stream: ByteStream, unacknowledged: float) -> None:

@@ -6,12 +6,13 @@ That is four system calls and more for every message, of which the way of a writ
 from __future__ import annotations
 
 import asyncio
-import socket
+from collections.abc import Callable
 
 import anyio
-from anyio.abc import ByteStream, SocketAttribute, SocketStream
+from anyio.abc import ByteStream, SocketStream
 from riteraft_core._signal import Signal
 
+from ._descriptor import duplicate
 from ._sealed import SealedStream
 
 _RECEIVE_SIZE = 256 * 1024
@@ -25,26 +26,29 @@ class SocketReader:
     received by a task, and not handed on from the loop's callback: there anyio does not know what loop it is on.
     """
 
-    def __init__(self, stream: SocketStream, loop: asyncio.AbstractEventLoop, sealed: SealedStream | None) -> None:
-        """Take a stream that stands still: it reads no more, and all that it had read was received."""
-        raw = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django's
-        # An event loop lets nobody read a descriptor that it has a transport on; this one is ours.
-        self._socket = socket.fromfd(raw.fileno(), raw.family, raw.type)
-        self._socket.setblocking(False)
+    def __init__(self, stream: SocketStream, pause: Callable[[], object], sealed: SealedStream | None) -> None:
+        """Have a stream stand still that nobody has anything to receive from.
+
+        :raises OSError: the connection is gone.
+        """
+        self._socket = duplicate(stream)
+        pause()
         self._sealed = sealed
         self._buffer = bytearray(_RECEIVE_SIZE)  # made once: a fresh one for each piece costs more than the reading
         self._piece: bytes | None = None
         """What was read and not received yet: b"" once the other side closed."""
         self._error: OSError | None = None
         self._arrived = Signal()
-        self._loop = loop
-        loop.add_reader(self._socket, self._read)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._socket, self._read)
 
     @classmethod
     def over(cls, stream: ByteStream) -> SocketReader | None:
         """Return a reader, or None where a layer with a state of its own (TLS) stands before the socket, or on trio.
 
         Call it while the other side waits for us: what the stream had read and nobody received yet would be lost.
+
+        :raises OSError: the connection is gone.
         """
         sealed = stream if isinstance(stream, SealedStream) else None
         below = stream if sealed is None else sealed.below
@@ -53,8 +57,7 @@ class SocketReader:
         if pause is None or not isinstance(below, SocketStream):
             return None
 
-        pause()
-        return cls(below, asyncio.get_running_loop(), sealed)
+        return cls(below, pause, sealed)
 
     async def receive(self) -> bytes:
         """Return the next bytes.

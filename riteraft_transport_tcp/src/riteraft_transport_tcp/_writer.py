@@ -6,14 +6,14 @@ loop has gone round twice, and every write of the cluster waits for several such
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 
 import anyio
-from anyio.abc import ByteStream, SocketAttribute, SocketStream
+from anyio.abc import ByteStream, SocketStream
 
+from ._descriptor import duplicate
 from ._sealed import SealedStream
 
 
@@ -25,17 +25,20 @@ class SocketWriter:
     """
 
     def __init__(self, stream: SocketStream, seal: Callable[[bytes], bytes] | None) -> None:
-        """Take a stream that holds back nothing: the other side answered all that was sent through it."""
-        raw = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django's
-        # An event loop lets nobody wait for a descriptor that it has a transport on; this one is ours.
-        self._socket = socket.fromfd(raw.fileno(), raw.family, raw.type)
-        self._socket.setblocking(False)
+        """Take a stream that holds back nothing: the other side answered all that was sent through it.
+
+        :raises OSError: the connection is gone.
+        """
+        self._socket = duplicate(stream)
         self._seal = seal
         self._rest = memoryview(b"")
 
     @classmethod
     def over(cls, stream: ByteStream) -> SocketWriter | None:
-        """Return a writer, or None where a layer with a state of its own (TLS) stands before the socket."""
+        """Return a writer, or None where a layer with a state of its own (TLS) stands before the socket.
+
+        :raises OSError: the connection is gone.
+        """
         seal = None
         if isinstance(stream, SealedStream):
             seal, stream = stream.seal, stream.below
