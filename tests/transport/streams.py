@@ -7,6 +7,8 @@ import struct
 
 import anyio
 from anyio.abc import SocketAttribute, SocketListener, SocketStream
+from riteraft_core.shared_secret import Dialler, Listener, Meeting, Seals, Secret
+from riteraft_core.types import Hello
 
 
 async def connected() -> tuple[SocketStream, SocketStream]:
@@ -30,3 +32,13 @@ async def reset(stream: SocketStream) -> None:
     raw = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django's
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     await anyio.aclose_forcefully(stream)
+
+
+def met() -> tuple[Seals, Seals]:
+    """Return the seals of who dialled and of who listened, after they proved a shared secret to each other."""
+    secret = Secret(bytes(range(32)))
+    meeting = Meeting("tests", "tcp messages", Hello(b"c" * 16, 0, 1, b"d" * 16, 2))
+    dialler = Dialler(secret, meeting)
+    listener = Listener(secret, meeting, dialler.nonce, 2)
+    proof, seals = dialler.prove(listener.challenge)
+    return seals, listener.check(proof)

@@ -7,13 +7,11 @@ import anyio.lowlevel
 import pytest
 from anyio.abc import SocketStream
 from anyio.streams.tls import TLSStream
-from riteraft_core.shared_secret import Dialler, Listener, Meeting, Secret
-from riteraft_core.types import Hello
 from riteraft_transport_tcp._reader import SocketReader
 from riteraft_transport_tcp._sealed import Records, SealedStream
 from riteraft_transport_tcp._writer import SocketWriter
 
-from tests.transport.streams import connected, reset
+from tests.transport.streams import connected, met, reset
 
 pytestmark = pytest.mark.anyio
 PIECES = [bytes([number]) * 300_001 for number in range(40)]
@@ -134,15 +132,11 @@ async def test_a_cancelled_receive_loses_nothing() -> None:
 
 
 async def test_the_records_of_a_shared_secret_are_checked() -> None:
-    secret = Secret(bytes(range(32)))
-    meeting = Meeting("tests", "tcp messages", Hello(b"c" * 16, 0, 1, b"d" * 16, 2))
-    dialler = Dialler(secret, meeting)
-    listener = Listener(secret, meeting, dialler.nonce, 2)
-    proof, seals = dialler.prove(listener.challenge)
+    dialling, listening = met()
     ours, theirs = await connected()
     async with ours:
-        reader = over(SealedStream(ours, listener.check(proof)))
-        records = Records(seals)
+        reader = over(SealedStream(ours, listening))
+        records = Records(dialling)
         async with theirs:
             for piece in (b"first", b"second", b"third"):
                 await theirs.send(records.seal(piece))

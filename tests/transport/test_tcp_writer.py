@@ -7,12 +7,10 @@ import anyio.lowlevel
 import pytest
 from anyio.abc import SocketStream
 from anyio.streams.tls import TLSStream
-from riteraft_core.shared_secret import Dialler, Listener, Meeting, Secret
-from riteraft_core.types import Hello
 from riteraft_transport_tcp._sealed import Records, SealedStream
 from riteraft_transport_tcp._writer import SocketWriter
 
-from tests.transport.streams import connected
+from tests.transport.streams import connected, met
 
 pytestmark = pytest.mark.anyio
 PIECES = [bytes([number]) * 300_001 for number in range(40)]
@@ -55,15 +53,11 @@ async def test_what_the_kernel_does_not_take_at_once_follows_in_order() -> None:
 
 
 async def test_the_records_of_a_shared_secret_stay_in_their_order() -> None:
-    secret = Secret(bytes(range(32)))
-    meeting = Meeting("tests", "tcp messages", Hello(b"c" * 16, 0, 1, b"d" * 16, 2))
-    dialler = Dialler(secret, meeting)
-    listener = Listener(secret, meeting, dialler.nonce, 2)
-    proof, seals = dialler.prove(listener.challenge)
-    records = Records(listener.check(proof))
+    dialling, listening = met()
+    records = Records(listening)
     ours, theirs = await connected()
     async with ours, theirs:
-        writer = SocketWriter.over(SealedStream(ours, seals))
+        writer = SocketWriter.over(SealedStream(ours, dialling))
         assert writer is not None
         with writer:
             genuine = b""

@@ -26,14 +26,16 @@ class SocketReader:
     received by a task, and not handed on from the loop's callback: there anyio does not know what loop it is on.
     """
 
-    def __init__(self, stream: SocketStream, pause: Callable[[], object], sealed: SealedStream | None) -> None:
+    def __init__(
+        self, stream: SocketStream, pause: Callable[[], object], unseal: Callable[[bytes], bytes] | None
+    ) -> None:
         """Have a stream stand still that nobody has anything to receive from.
 
         :raises OSError: the connection is gone.
         """
         self._socket = duplicate(stream)
         pause()
-        self._sealed = sealed
+        self._unseal = unseal
         self._buffer = bytearray(_RECEIVE_SIZE)  # made once: a fresh one for each piece costs more than the reading
         self._piece: bytes | None = None
         """What was read and not received yet: b"" once the other side closed."""
@@ -50,14 +52,16 @@ class SocketReader:
 
         :raises OSError: the connection is gone.
         """
-        sealed = stream if isinstance(stream, SealedStream) else None
-        below = stream if sealed is None else sealed.below
+        unseal = None
+        if isinstance(stream, SealedStream):
+            unseal, stream = stream.unseal, stream.below
+
         # anyio's stream on asyncio reads ahead, and has no public way to be told to stop; trio's never does.
-        pause = getattr(getattr(below, "_transport", None), "pause_reading", None)
-        if pause is None or not isinstance(below, SocketStream):
+        pause = getattr(getattr(stream, "_transport", None), "pause_reading", None)
+        if pause is None or not isinstance(stream, SocketStream):
             return None
 
-        return cls(below, pause, sealed)
+        return cls(stream, pause, unseal)
 
     async def receive(self) -> bytes:
         """Return the next bytes.
@@ -77,8 +81,8 @@ class SocketReader:
                 raise anyio.EndOfStream
 
             piece, self._piece = self._piece, None
-            if self._sealed is not None:
-                piece = self._sealed.unseal(piece)
+            if self._unseal is not None:
+                piece = self._unseal(piece)
 
             if piece:
                 return piece
