@@ -43,6 +43,16 @@ def test_a_request_arrives_as_it_was_sent(request_: Request) -> None:
     assert _requests.decode(_requests.encode(request_)) == request_
 
 
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: type(request).__name__)
+def test_a_stranger_is_read_no_lists(request_: Request) -> None:
+    raw = _requests.encode(request_)
+    if isinstance(request_, Forward) and len(request_.entries) > 2:
+        with pytest.raises(ValueError, match="16"):
+            _requests.decode(raw, stranger=True)
+    else:
+        assert _requests.decode(raw, stranger=True) == request_
+
+
 @pytest.mark.parametrize(
     "values",
     [

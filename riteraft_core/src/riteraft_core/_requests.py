@@ -14,12 +14,15 @@ from typing import Any, TypeAlias
 import msgpack
 
 from ._envelope import MAX_ADDRESS_LENGTH
-from ._unpack import unpack
+from ._unpack import MAX_ITEMS, unpack
 from .types import NodeStatus, Role
 
 VERSION = 1
 MAX_ARRAY = 128
-"""Items in one array of a request, which anybody may send; longer lists are cut into groups."""
+"""Items in one array of a request; longer lists are cut into groups."""
+MAX_STRANGERS_ITEMS = 16
+"""Items of all arrays in a request of one without a node id, which can be no list: a full `Forward` of empty entries
+takes the event loop 40 ms to read, so that is for members."""
 MAX_REPLY_ARRAY = 16_384
 """The same in a reply, which comes from a node that we asked: it may name many members."""
 MAX_TIMEOUT = 3600.0
@@ -182,12 +185,16 @@ def encode(request: Request) -> bytes:
     return packed
 
 
-def decode(raw: bytes) -> Request:
-    """Return the request in `raw`.
+def decode(raw: bytes, *, stranger: bool = False) -> Request:
+    """Return the request in `raw`, which with `stranger` is from one without a node id and holds no list.
 
     :raises ValueError: it is none, or of a version this release does not know.
     """
-    values = _unpack(raw, MAX_ARRAY)
+    if stranger:
+        values = _unpack(raw, MAX_STRANGERS_ITEMS, MAX_STRANGERS_ITEMS)
+    else:
+        values = _unpack(raw, MAX_ARRAY)
+
     version, kind = values[0], values[1] if len(values) > 1 else None
     if version != VERSION:
         raise ValueError(f"request of version {version!r}; this release speaks {VERSION}")
@@ -376,8 +383,8 @@ def _is_pair(entry: Any) -> bool:
     return isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], bytes) and isinstance(entry[1], bytes)
 
 
-def _unpack(raw: bytes, max_array_len: int) -> list[Any]:
-    values = unpack(raw, max_array_len=max_array_len)
+def _unpack(raw: bytes, max_array_len: int, max_items: int = MAX_ITEMS) -> list[Any]:
+    values = unpack(raw, max_array_len=max_array_len, max_items=max_items)
     if not isinstance(values, list) or not values:
         raise ValueError("not an array")
 

@@ -10,21 +10,23 @@ MAX_ITEMS = 65_536
 """Items of all arrays of one message together."""
 
 
-def unpack(raw: bytes, *, max_array_len: int) -> Any:
+def unpack(raw: bytes, *, max_array_len: int, max_items: int = MAX_ITEMS) -> Any:
     """Return what `raw` holds: scalars, texts, bytes and arrays of at most `max_array_len`; no maps.
+
+    :param max_items: items of all arrays together; an empty array counts as one.
 
     An array is counted once it is whole. Before that it holds memory too, and up to 1024 of them may be open, one in
     the other: so `max_array_len` is to be small where the sender is not trusted.
 
     :raises ValueError: it is none, or too much.
     """
-    room = MAX_ITEMS
+    room = max_items
 
     def count(items: list[Any]) -> list[Any]:
         nonlocal room
         room -= len(items) or 1
         if room < 0:
-            raise ValueError(f"more than {MAX_ITEMS} items")
+            raise ValueError(f"more than {max_items} items")
         return items
 
     try:

@@ -667,7 +667,7 @@ class Node:
             return _requests.encode_reply(Reply.retry("this node is starting or stopping"))
 
         try:
-            request = _requests.decode(payload)
+            request = _requests.decode(payload, stranger=peer is None)
         except ValueError as exc:
             return _requests.encode_reply(self._refuse("malformed", peer, principal, str(exc)))
 
