@@ -277,6 +277,16 @@ async def test_a_newer_connection_of_a_peer_replaces_the_older() -> None:
         await one.handler.until(lambda: one.handler.received)
 
 
+async def test_a_flood_of_messages_arrives_in_order_and_others_have_their_turn_in_between() -> None:
+    async with node(1, PATIENT) as one, raw(one) as peer:
+        assert await peer.greet(Hello.of(identity_of(2), 1), Purpose.MESSAGES) is None
+        sent = [b"%d" % number for number in range(20_000)]
+        await peer.send(b"".join(encode_messages(7, sent[start : start + 100]) for start in range(0, len(sent), 100)))
+        await one.handler.until(lambda: len(one.handler.received) == len(sent))
+        assert [message for _, message in one.handler.received] == sent
+        assert max(len(batch) for _, batch in one.handler.batches) <= 600
+
+
 async def test_a_peer_has_a_few_connections_only() -> None:
     async with node(1, PATIENT) as one, raw(one) as first:
         hello = Hello.of(identity_of(2), 0)

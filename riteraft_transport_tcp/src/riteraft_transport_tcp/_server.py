@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import ByteStream, SocketListener, TaskGroup
 from riteraft_core._complaints import Complaints
 from riteraft_core.errors import AuthenticationError, PeerUnreachable
@@ -49,6 +50,9 @@ from ._tls import accept_tls
 
 _ACCEPT_PAUSE = 0.1
 """After a failed accept (mostly: no file descriptor left) the listener rests this long; the kernel keeps the queue."""
+
+_MESSAGES_A_TURN = 512
+"""Messages of one peer after which others have their turn: an honest peer never sends so many at once."""
 
 _LAST_WORDS = 1.0
 """How long a connection stays open after a "no", for the other side to read it."""
@@ -275,11 +279,15 @@ class Server:
         while True:
             frames = await connection.receive(idle)
             expect(frames, hello.group, Kind.MESSAGES)
-            messages = decode_messages(frames[0].body)
-            for frame in frames[1:]:
+            messages: list[bytes] = []
+            for frame in frames:
+                if len(messages) >= _MESSAGES_A_TURN:
+                    self._handler.messages(hello.node_id, messages)
+                    messages = []
+                    await anyio.lowlevel.checkpoint()
                 messages += decode_messages(frame.body)
-            if connection.ended is not None:
-                return
+                if connection.ended is not None:
+                    return
             self._handler.messages(hello.node_id, messages)
 
     async def _snapshot(self, guest: _Guest) -> None:
