@@ -515,7 +515,7 @@ def crashed(tmp_path: Path) -> Path:
 
 @pytest.mark.anyio
 async def test_a_crash_loses_nothing_saved(crashed: Path) -> None:
-    assert (crashed / "raft.db-wal").stat().st_size > 100_000
+    assert end_of_frames(crashed / "raft.db-wal") > 100_000
     assert await look(crashed) == (WHOLE, STATE)
 
 
@@ -523,8 +523,8 @@ async def test_a_crash_loses_nothing_saved(crashed: Path) -> None:
 async def test_a_flipped_byte_inside_the_wal_is_refused(crashed: Path) -> None:
     # SQLite alone would drop everything after the place, saves reported durable among it, without a word.
     wal = crashed / "raft.db-wal"
-    sound = wal.read_bytes()
-    for place in (5, 40, 60, len(sound) // 3, len(sound) // 2):
+    sound, end = wal.read_bytes(), end_of_frames(wal)
+    for place in (5, 40, 60, end // 3, end // 2):
         wal.write_bytes(flipped(sound, place))
         text = await refusal(crashed)
         assert str(wal) in text
@@ -541,15 +541,16 @@ async def test_a_torn_last_transaction_is_a_crash_and_no_damage(tmp_path: Path) 
     wal = tmp_path / "node" / "raft.db-wal"
     async with open_without_checkpoints(tmp_path / "node") as log:
         await fill(log)
-        before = wal.stat().st_size
+        before = end_of_frames(wal)
         await log.save(LogBatch(entries=rows(131, 250)))
         shutil.copytree(tmp_path / "node", tmp_path / "crashed")
 
     wal = tmp_path / "crashed" / "raft.db-wal"
-    torn = wal.read_bytes()
-    assert len(torn) > before + 3 * 4096
-    for size in (*range(before, len(torn), 3000), len(torn) - 1):
-        wal.write_bytes(torn[:size])
+    end = end_of_frames(wal)
+    torn = wal.read_bytes()[:end]
+    assert end > before + 3 * 4096
+    for number, size in enumerate((*range(before, end, 3000), end - 1000)):
+        wal.write_bytes(torn[:size] + bytes(end * (number % 2)))  # in the room that it had, and where it was full
         shutil.copytree(tmp_path / "crashed", tmp_path / "copy")
         assert await look(tmp_path / "copy") == (WHOLE, STATE)
         shutil.rmtree(tmp_path / "copy")
@@ -590,6 +591,36 @@ async def test_a_wal_that_is_written_all_the_time_stays_short(tmp_path: Path) ->
     assert begun_anew >= 10
 
 
+@pytest.mark.anyio
+async def test_a_wal_has_its_room_from_the_start_so_that_a_save_only_writes_over_it(tmp_path: Path) -> None:
+    wal = tmp_path / "node" / "raft.db-wal"
+    async with open_sqlite(SqliteOptions(), StorageContext(tmp_path / "node", 0, LOGGER)) as log:
+        for index in range(1, 20):
+            assert wal.stat().st_size == wal.stat().st_blocks * 512 == SqliteOptions().checkpoint_bytes
+            if index == 1:
+                await log.create(IDENTITY)
+            else:
+                await log.save(LogBatch(entries=rows(index - 1, index - 1)))
+        shutil.copytree(tmp_path / "node", tmp_path / "crashed")
+    assert (await look(tmp_path / "crashed"))[0].entries == rows(1, 18)
+
+
+@pytest.mark.anyio
+async def test_a_crash_before_anything_was_saved_is_no_damage(tmp_path: Path) -> None:
+    async with open_log(tmp_path / "node"):
+        shutil.copytree(tmp_path / "node", tmp_path / "crashed")
+    async with open_log(tmp_path / "crashed") as log:
+        assert await log.load() == Recovered()
+
+
+def end_of_frames(wal: Path) -> int:
+    data = wal.read_bytes()
+    (page,), salt, end = struct.unpack_from(">I", data, 8), data[16:24], 32
+    while data[end + 8 : end + 16] == salt:
+        end += 24 + page
+    return end
+
+
 def flipped(data: bytes, place: int) -> bytes:
     return data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :]
 
@@ -620,7 +651,7 @@ async def test_a_byte_flipped_anywhere_in_the_wal_loses_nothing_in_silence(tmp_p
     wal = tmp_path / "node" / "raft.db-wal"
     async with open_without_checkpoints(tmp_path / "node") as log:
         await fill(log)
-        before = wal.stat().st_size
+        before = end_of_frames(wal)
         await log.save(LogBatch(entries=rows(131, 131)))
         shutil.copytree(tmp_path / "node", tmp_path / "crashed")
 
@@ -677,7 +708,7 @@ async def test_a_failed_copy_of_the_wal_ends_the_storage(tmp_path: Path) -> None
     async with open_sqlite(options, StorageContext(tmp_path / "node", 0, LOGGER)) as log:
         assert isinstance(log, SqliteStorage)
         await log.create(IDENTITY)
-        log._merger.raw.close()
+        await log._merger.run("closing", log._merger.raw.close)  # in its own thread, which may be at it already
         saved = 0
 
         async def save_on() -> None:

@@ -16,7 +16,7 @@ from typing import TypeVar
 from riteraft_core.errors import StorageError
 
 from ._folder import DATABASE, make_private, sync_folder
-from ._wal import damage
+from ._wal import damage, reserve
 from ._worker import Worker
 
 APPLICATION = 0x52465431  # "RFT1", in SQLite's own header: whose database this is
@@ -270,8 +270,10 @@ def _make(folder: Path) -> None:
     sync_folder(folder)
 
 
-def open_writer(connection: Connection, path: Path) -> None:
+def open_writer(connection: Connection, path: Path, reserved: int) -> None:
     """Open the connection that writes: what it commits is durable, and an error in a checkpoint is heard of. Blocks.
+
+    `reserved` is how many bytes the WAL has to begin with.
 
     :raises StorageError: the database is not ours, or of another format.
     """
@@ -307,6 +309,7 @@ def open_writer(connection: Connection, path: Path) -> None:
     raw.execute(_SAVE_VIEW)
     raw.execute(_SAVE_TRIGGER)
     checkpoint(connection, "TRUNCATE")  # each run starts a WAL of its own: `_wal` counts on it
+    reserve(path.with_name(f"{path.name}-wal"), reserved)
 
 
 def open_merger(connection: Connection) -> None:

@@ -36,6 +36,7 @@ from ._run import Run, pack, unpack
 
 _SAVE_BYTES = 3 * 4096  # what the least save adds to the WAL: the pages of the head, of the log's end and of its parent
 _DROP_BYTES = 4 * 1024 * 1024  # what dropping part of a log may add: it touches all pages of the rows
+_MOST_RESERVED = 16 * 1024 * 1024  # for the WAL, from the start: 40 ms on a quick disk, 10 for the default
 _LONGEST_WAL = 2  # times `checkpoint_bytes`: a save waits if the copying falls so far behind
 _MERGING = "copying the WAL into the database"
 _DELETED_AT_ONCE = 16  # chunks in one transaction, 4 MiB: a save beside it waits a few milliseconds
@@ -72,7 +73,7 @@ class SqliteStorage:
         self._head: _Head | None = None  # None: nothing was created yet
         # Bytes written since the last checkpoint, about. The nodes of a cluster write alike: had each begun at 0, they
         # would all copy their WAL at the same time, and no two would be quick.
-        self._unmerged = -random.randrange(options.checkpoint_bytes)  # noqa: S311 - not a secret
+        self._unmerged = random.randrange(options.checkpoint_bytes)  # noqa: S311 - not a secret
         self._merging: Future[None] | None = None
         self._snapshot_ids = itertools.count(1)
         self._staged: dict[str, tuple[int, SnapshotMeta]] = {}
@@ -88,7 +89,7 @@ class SqliteStorage:
         make_folder(self._folder)
         self._folder_lock.enter_context(locked(self._folder))
         prepare(self._folder)
-        open_writer(self._writer, self._path)
+        open_writer(self._writer, self._path, min(self._options.checkpoint_bytes, _MOST_RESERVED))
         open_merger(self._merger)
         open_reader(self._reader)
         self._head = self._read_head()
