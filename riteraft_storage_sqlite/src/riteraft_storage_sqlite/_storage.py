@@ -6,7 +6,7 @@ import itertools
 import random
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, aclosing, asynccontextmanager, closing, contextmanager, suppress
 from functools import partial
@@ -315,38 +315,37 @@ class SqliteStorage:
             written += _DROP_BYTES
 
         kept = head.last_index  # rows after this one are deleted
-        runs: list[Run] = []
+        run: Run | None = None
+        more: Iterator[Run] = iter(())
         if batch.entries:
-            first = batch.entries[0][0]
+            first, last = batch.entries[0][0], batch.entries[-1][0]
             if not head.anchor_index < first <= head.last_index + 1:
                 raise StorageError(
                     f"{self._path}: an entry at {first} does not follow a log of {head.anchor_index}..{head.last_index}"
                 )
 
-            try:
-                runs = list(pack(batch.entries))
-            except ValueError as exc:
-                raise StorageError(f"{self._path}: {exc}") from exc
-
-            written += sum(len(run.data) for run in runs)
+            more = self._packed(batch.entries)
+            run = next(more)
             kept = first - 1
-            head = head._replace(last_index=runs[-1].last)
+            head = head._replace(last_index=last)
 
         if batch.hard_state is not None:
             term, vote, commit = batch.hard_state
             head = head._replace(term=term, vote=vote, commit=commit)
 
-        if len(runs) == 1 and kept == old.last_index and batch.install is None:
-            ((first, last, data),) = runs
-            crc = checksum(data, self._group, first, last)
-            self._writer.raw.execute(SAVE, (*self._head_row(head), first, last, data, crc))
-            self._note_written(written)
+        if run is not None and run.last == last and kept == old.last_index and batch.install is None:
+            crc = checksum(run.data, self._group, first, last)
+            self._writer.raw.execute(SAVE, (*self._head_row(head), first, last, run.data, crc))
+            self._note_written(written + len(run.data))
         else:
+            written += sum(len(data) for _, _, data in batch.entries)
             with self._transaction(written) as raw:
                 if kept < old.last_index or batch.install is not None:
                     self._cut(raw, head.anchor_index, kept)
 
-                self._write_runs(raw, runs)
+                if run is not None:
+                    self._write_runs(raw, itertools.chain((run,), more))
+
                 self._write_head(raw, head)
 
         self._head = head
@@ -364,11 +363,18 @@ class SqliteStorage:
         if not whole:
             self._write_runs(raw, pack(run[: kept + 1 - first]))
 
+    def _packed(self, rows: Sequence[LogRow]) -> Iterator[Run]:
+        try:
+            yield from pack(rows)
+        except ValueError as exc:
+            raise StorageError(f"{self._path}: {exc}") from exc
+
     def _write_runs(self, raw: sqlite3.Connection, runs: Iterable[Run]) -> None:
+        """Write each run before the next one is made: together they are as large as what is saved."""
         group = self._group
         raw.executemany(
             "INSERT INTO log (grp, first, last, data, crc) VALUES (?, ?, ?, ?, ?)",
-            [(group, first, last, data, checksum(data, group, first, last)) for first, last, data in runs],
+            ((group, first, last, data, checksum(data, group, first, last)) for first, last, data in runs),
         )
 
     @contextmanager
