@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import logging
 import math
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 import anyio
@@ -394,27 +394,29 @@ class _Desk:
             await self._read(tasks)
 
     async def _read(self, tasks: TaskGroup) -> None:
-        connection, group = self._guest.connection, self._guest.hello.group
-        options = self._options
+        connection, idle = self._guest.connection, self._options.idle_timeout
         try:
             while True:
-                frames = await connection.receive(options.idle_timeout)
-                expect(frames, group, Kind.REQUEST, Kind.ALIVE)
-                for frame in frames:
-                    if frame.kind == Kind.ALIVE:
-                        continue
-                    while self._busy >= options.max_requests or self._bytes >= options.max_request_bytes:
-                        self._room = anyio.Event()
-                        await self._room.wait()
-                    request_id, payload = decode_call(frame.body)
-                    self._busy += 1
-                    self._bytes += len(payload)
-                    tasks.start_soon(self._answer, request_id, payload)
+                await self._begin(await connection.receive(idle), tasks)  # keeps nothing of it while the next is read
         except ConnectionLostError as exc:
             connection.end(str(exc))
         except FrameError as exc:
             connection.fault = exc
             connection.end(str(exc))
+
+    async def _begin(self, frames: Sequence[Frame], tasks: TaskGroup) -> None:
+        options = self._options
+        expect(frames, self._guest.hello.group, Kind.REQUEST, Kind.ALIVE)
+        for frame in frames:
+            if frame.kind == Kind.ALIVE:
+                continue
+            while self._busy >= options.max_requests or self._bytes >= options.max_request_bytes:
+                self._room = anyio.Event()
+                await self._room.wait()
+            request_id, payload = decode_call(frame.body)
+            self._busy += 1
+            self._bytes += len(payload)
+            tasks.start_soon(self._answer, request_id, payload)
 
     async def _answer(self, request_id: int, payload: bytes) -> None:
         hello = self._guest.hello
