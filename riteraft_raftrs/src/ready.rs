@@ -66,6 +66,8 @@ impl Ready {
 
 impl Ready {
     /// Copies each entry and message once, straight into the bytes object that Python gets.
+    ///
+    /// Messages and committed entries go as they are copied: together they may be most of what is in flight.
     pub fn build(py: Python<'_>, effects: Effects, tail: &Tail) -> PyResult<Ready> {
         let rows = effects
             .entries
@@ -74,7 +76,7 @@ impl Ready {
             .into_iter()
             .flatten()
             .map(|entry| (entry.index, entry.term, encode(py, entry)?).into_pyobject(py));
-        let committed = effects.committed.iter().map(|entry| {
+        let committed = effects.committed.into_iter().map(|entry| {
             let context = PyBytes::new(py, &entry.context);
             let data = PyBytes::new(py, &entry.data);
             (entry.index, entry.term, entry.entry_type, context, data).into_pyobject(py)
@@ -96,12 +98,12 @@ impl Ready {
             term: effects.term,
             role: role_name(effects.role),
             leader: effects.leader,
-            messages: outbox(py, &effects.messages)?,
+            messages: outbox(py, effects.messages)?,
             hard_state: effects.hard_state.map(|hs| (hs.term, hs.vote, hs.commit)),
             must_sync: effects.must_sync,
             entries: list(py, entries)?,
             snapshot: effects.snapshot.map(|at| (at.index, at.term)),
-            persisted_messages: outbox(py, &effects.persisted_messages)?,
+            persisted_messages: outbox(py, effects.persisted_messages)?,
             snapshots: list(py, snapshots)?,
             committed: list(py, committed)?,
             conf_states: list(py, conf_states)?,
@@ -129,12 +131,12 @@ fn list<'py>(
     Ok(PyList::new(py, items)?.unbind())
 }
 
-fn outbox(py: Python<'_>, outbox: &Outbox) -> PyResult<Py<PyList>> {
-    let peers = outbox.0.iter().map(|(to, messages)| {
-        let encoded: Vec<_> = (messages.iter())
-            .map(|m| encode(py, m))
+fn outbox(py: Python<'_>, outbox: Outbox) -> PyResult<Py<PyList>> {
+    let peers = outbox.0.into_iter().map(|(to, messages)| {
+        let encoded: Vec<_> = (messages.into_iter())
+            .map(|m| encode(py, &m))
             .collect::<PyResult<_>>()?;
-        (*to, PyList::new(py, encoded)?).into_pyobject(py)
+        (to, PyList::new(py, encoded)?).into_pyobject(py)
     });
     list(py, peers)
 }
