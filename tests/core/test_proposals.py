@@ -32,6 +32,26 @@ def test_a_batch_is_bounded_by_bytes_but_never_empty() -> None:
     assert [len(p.command) for p in table.take(10, 9)] == [4]
 
 
+def test_a_quarter_of_the_bytes_is_under_way_at_once_and_one_command_always() -> None:
+    table = proposals(max_bytes=40)
+    first, second, third, large, last = (table.add(bytes(size)) for size in (4, 4, 4, 11, 1))
+    assert table.take(10) == [first, second]
+    assert table.take(10) == []
+    assert table.has_queued
+    table.close(first)  # what is answered makes room, and what has to go again
+    assert table.take(10) == [third]
+    table.put_back([second, third])
+    table.put_back([second, third])
+    assert table.take(10) == [second, third]
+    table.close(second)
+    table.close(third)
+    assert table.take(10) == [large]
+    assert table.take(10) == []
+    table.close(large)
+    table.close(large)
+    assert table.take(10) == [last]
+
+
 def test_what_is_put_back_stands_in_front_and_in_order() -> None:
     table = proposals()
     first, second, third = (table.add(b"x") for _ in range(3))

@@ -13,6 +13,10 @@ from typing import Protocol
 
 from .errors import NotApplied, OutcomeUnknown, RiteraftError
 
+_UNDER_WAY = 4
+"""One part in so many of the bytes in flight may be handed over. A command that waits is in memory once; one that was
+handed over is there again in raft's log, as a row for the disk, in a message for each follower, and to be applied."""
+
 
 class Waiter(Protocol):
     """Whoever sleeps until a ticket has its outcome; in a `Node` an event."""
@@ -63,6 +67,9 @@ class Proposals:
         self.max_count = max_count
         self.max_bytes = max_bytes
         self.bytes = 0
+        self._max_bytes_under_way = max_bytes // _UNDER_WAY
+        self._bytes_under_way = 0
+        """Of the open ones that were taken from the queue."""
         self.low = 1
         """The lowest sequence still waited for, or the next one: what `Sessions` may forget lies below it."""
         self._next = 1
@@ -104,26 +111,33 @@ class Proposals:
         if self._open.pop(proposal.sequence, None) is None:
             return
 
-        self.bytes -= len(proposal.command)
+        size = len(proposal.command)
+        self.bytes -= size
+        if not proposal.queued:
+            self._bytes_under_way -= size
+
         # A pointer that only moves forward: looking for the first key of a dict whose front was deleted is linear.
         while self.low < self._next and self.low not in self._open:
             self.low += 1
 
     def take(self, max_count: int, max_bytes: float = math.inf) -> list[Proposal]:
-        """Take from the queue what fits one batch, at least one if there is any."""
+        """Take from the queue what fits one batch and what may be under way, at least one if nothing is."""
         batch: list[Proposal] = []
         size = 0
+        under_way, max_under_way = self._bytes_under_way, self._max_bytes_under_way
         while self._queue and len(batch) < max_count:
             proposal = self._queue[0]
-            if batch and size + len(proposal.command) > max_bytes:
+            after = size + len(proposal.command)
+            if (batch and after > max_bytes) or (under_way + size and under_way + after > max_under_way):
                 break
 
             self._queue.popleft()
             if proposal.outcome is None and proposal.sequence in self._open:
                 proposal.queued = False
-                size += len(proposal.command)
+                size = after
                 batch.append(proposal)
 
+        self._bytes_under_way += size
         return batch
 
     def put_back(self, batch: list[Proposal]) -> None:
@@ -131,6 +145,7 @@ class Proposals:
         for proposal in reversed(batch):
             if not proposal.queued and proposal.sequence in self._open:
                 proposal.queued = True
+                self._bytes_under_way -= len(proposal.command)
                 self._queue.appendleft(proposal)
 
     def requeue_before(self, term: int) -> None:

@@ -100,7 +100,8 @@ class Limits(_Table):
     """Commands of this node without an answer. Ten times what saturates a disk (1024 in flight), and the results of
     that many are kept in the session table."""
     max_bytes_in_flight: int = Field(default=64 * MIB, ge=1)
-    """Bytes of those commands, and of what a leader has not committed yet."""
+    """Bytes of those commands, and of what a leader has not committed yet. Of its own commands a node hands over a
+    quarter of this at once, since on the way to the Store each is in memory several times; the others wait."""
     max_pinned_bytes: int = Field(default=1024 * MIB, ge=1)
     """Log kept only because a snapshot from before it is being sent; above it the peer will need another one."""
 
