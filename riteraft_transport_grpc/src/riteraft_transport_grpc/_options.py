@@ -29,6 +29,10 @@ class GrpcOptions(OutboxOptions):
     without an identity, where it is refused."""
     max_request_bytes: int = Field(default=32 * _MIB, ge=4 * _KIB)
     """Bytes of the requests of such a sender that are being read or answered; past it, no more are read."""
+    read_ahead: int = Field(default=16 * _KIB, ge=_KIB, le=16 * _MIB)
+    """Bytes that are read of each incoming call before it is its turn: so many times `max_requests` one connection may
+    have in memory. The rest of a message comes when it is asked for, a round trip later: where that takes long and
+    messages are many, more is faster."""
     max_calls: int = Field(default=8192, ge=16)
     """Calls of any kind that are served at once: eight nodes with all their requests. Past it new ones are refused."""
 

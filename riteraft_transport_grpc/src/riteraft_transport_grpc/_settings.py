@@ -19,6 +19,9 @@ def server_arguments(options: GrpcOptions) -> Arguments:
         ("grpc.so_reuseport", 0),  # else two nodes on one port would share its connections, without an error
         ("grpc.max_allowed_incoming_connections", options.max_connections),
         ("grpc.max_concurrent_streams", options.max_requests + 2),
+        # Else gRPC takes the loopback for a long link, and reads megabytes of every call that nobody reads yet.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", options.read_ahead),
         ("grpc.server_handshake_timeout_ms", _milliseconds(options.handshake_timeout)),
         ("grpc.max_connection_idle_ms", _milliseconds(options.idle_timeout)),
         # Somewhat more often than a peer of the same settings pings: who pings more is sent away.
