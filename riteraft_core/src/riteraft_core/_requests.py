@@ -190,11 +190,8 @@ def decode(raw: bytes, *, stranger: bool = False) -> Request:
 
     :raises ValueError: it is none, or of a version this release does not know.
     """
-    if stranger:
-        values = _unpack(raw, MAX_STRANGERS_ITEMS, MAX_STRANGERS_ITEMS)
-    else:
-        values = _unpack(raw, MAX_ARRAY)
-
+    bounds = (MAX_STRANGERS_ITEMS, MAX_STRANGERS_ITEMS) if stranger else (MAX_ARRAY, MAX_ITEMS)
+    values = _unpack(raw, *bounds)
     version, kind = values[0], values[1] if len(values) > 1 else None
     if version != VERSION:
         raise ValueError(f"request of version {version!r}; this release speaks {VERSION}")

@@ -1,8 +1,9 @@
 """The WAL as a file: its room, and a look at it before SQLite opens it.
 
-The look is for durable transactions that stand behind a damaged place. SQLite reads a WAL up to the first frame whose checksum is wrong and silently drops the rest. After a crash that is
-right: the last transaction may be torn. For a byte that flipped further up it is not: saves that were reported durable
-would be gone, and the next checkpoint would remove the last trace of them.
+The look is for durable transactions that stand behind a damaged place. SQLite reads a WAL up to the first frame whose
+checksum is wrong and silently drops the rest. After a crash that is right: the last transaction may be torn. For a byte
+that flipped further up it is not: saves that were reported durable would be gone, and the next checkpoint would remove
+the last trace of them.
 """
 
 from __future__ import annotations
