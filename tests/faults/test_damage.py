@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import sqlite3
+import struct
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
@@ -102,11 +103,21 @@ def test_a_damaged_node_refuses_to_start_and_is_replaced_as_it_says(tmp_path: Pa
         load.judge()
 
 
+def end_of_frames(folder: Path) -> int:
+    """Return where the frames of the WAL end: behind them are zeros, or frames of an earlier round."""
+    data = (folder / "raft.db-wal").read_bytes()
+    (page,), salt, end = struct.unpack_from(">I", data, 8), data[16:24], 32
+    while data[end + 8 : end + 16] == salt:
+        end += 24 + page
+
+    return end
+
+
 def damage_somewhere(folder: Path, chance: random.Random) -> str:
     """Flip a byte or cut a file, anywhere in what a killed node left; return what was done."""
-    files = [path for path in (folder / "raft.db", folder / "raft.db-wal") if path.stat().st_size]
-    path = chance.choices(files, weights=[file.stat().st_size for file in files])[0]
-    place = chance.randrange(path.stat().st_size)
+    sizes = {folder / "raft.db": (folder / "raft.db").stat().st_size, folder / "raft.db-wal": end_of_frames(folder)}
+    path = chance.choices(list(sizes), weights=list(sizes.values()))[0]
+    place = chance.randrange(sizes[path])
     kind = chance.choice(["flip", "flip", "flip", "cut", "zero"])
     with path.open("r+b") as file:
         file.seek(place)
