@@ -606,6 +606,20 @@ async def test_a_wal_has_its_room_from_the_start_so_that_a_save_only_writes_over
 
 
 @pytest.mark.anyio
+async def test_a_wal_that_somebody_else_reads_at_the_start_keeps_what_it_holds(crashed: Path) -> None:
+    with closing(sqlite3.connect(crashed / "raft.db", isolation_level=None)) as other:
+        other.execute("BEGIN")
+        other.execute("SELECT * FROM head").fetchall()
+        end = end_of_frames(crashed / "raft.db-wal")
+        async with open_log(crashed) as log:
+            assert end_of_frames(crashed / "raft.db-wal") >= end > 100_000
+            assert (await live(log))[1] == STATE
+            await log.save(LogBatch(entries=rows(131, 140)))
+            shutil.copytree(crashed, crashed.parent / "again")
+    assert (await look(crashed.parent / "again"))[0].entries == rows(31, 140)
+
+
+@pytest.mark.anyio
 async def test_a_crash_before_anything_was_saved_is_no_damage(tmp_path: Path) -> None:
     async with open_log(tmp_path / "node"):
         shutil.copytree(tmp_path / "node", tmp_path / "crashed")

@@ -24,12 +24,22 @@ _PIECE = bytes(256 * 1024)
 
 
 def reserve(path: Path, size: int) -> None:
-    """Give an empty WAL `size` bytes of zeros to be written over; on a full disk it stays empty. Blocks.
+    """Give an empty WAL `size` bytes of zeros to be written over; any other stays as it is. Blocks.
 
     To sync what was appended, a file system writes its journal too, and that is a third of the time that a small save
-    takes. What replaces other bytes needs none. SQLite takes zeros for the end of what is there.
+    takes. What replaces other bytes needs none. SQLite takes zeros for the end of what is there. On a full disk the WAL
+    stays empty.
     """
     handle = private_file(path)
+    try:
+        # One with frames could not be copied whole, because somebody else reads the database.
+        if not os.fstat(handle).st_size:
+            _fill(handle, size)
+    finally:
+        os.close(handle)
+
+
+def _fill(handle: int, size: int) -> None:
     try:
         for start in range(0, size, len(_PIECE)):
             os.pwrite(handle, _PIECE[: size - start], start)
@@ -39,8 +49,6 @@ def reserve(path: Path, size: int) -> None:
         os.ftruncate(handle, 0)
         if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-    finally:
-        os.close(handle)
 
 
 def damage(path: Path) -> str | None:
