@@ -41,7 +41,8 @@ STATE = bytes(range(256)) * 160
 WHOLE = Recovered(IDENTITY, HardState(3, 2, 60), Anchor(30, 1), meta(50), rows(31, 130))
 
 
-ALL_IN_THE_WAL = SqliteOptions(snapshot_chunk_bytes=4096, checkpoint_bytes=1 << 30)
+ALL_IN_THE_WAL = SqliteOptions(snapshot_chunk_bytes=4096, checkpoint_bytes=1 << 50)
+"""The first copying begins anywhere within those bytes, so they are many more than any test writes."""
 
 
 def open_log(folder: Path, group: int = 0) -> AbstractAsyncContextManager[LogStorage]:
