@@ -6,13 +6,13 @@ import os
 import random
 import shutil
 import sqlite3
-import struct
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 from tests.cluster.cluster import Cluster, Load, NodeProcess, running_cluster, until
+from tests.wal import end_of_frames
 
 PLACES = int(os.environ.get("FAULTS_PLACES", "40"))
 """How many random places are damaged."""
@@ -103,19 +103,10 @@ def test_a_damaged_node_refuses_to_start_and_is_replaced_as_it_says(tmp_path: Pa
         load.judge()
 
 
-def end_of_frames(folder: Path) -> int:
-    """Return where the frames of the WAL end: behind them are zeros, or frames of an earlier round."""
-    data = (folder / "raft.db-wal").read_bytes()
-    (page,), salt, end = struct.unpack_from(">I", data, 8), data[16:24], 32
-    while data[end + 8 : end + 16] == salt:
-        end += 24 + page
-
-    return end
-
-
 def damage_somewhere(folder: Path, chance: random.Random) -> str:
     """Flip a byte or cut a file, anywhere in what a killed node left; return what was done."""
-    sizes = {folder / "raft.db": (folder / "raft.db").stat().st_size, folder / "raft.db-wal": end_of_frames(folder)}
+    database, wal = folder / "raft.db", folder / "raft.db-wal"
+    sizes = {database: database.stat().st_size, wal: end_of_frames(wal)}
     path = chance.choices(list(sizes), weights=list(sizes.values()))[0]
     place = chance.randrange(sizes[path])
     kind = chance.choice(["flip", "flip", "flip", "cut", "zero"])

@@ -31,6 +31,7 @@ from riteraft_core.types import Anchor, HardState, LogBatch, LogRow, Recovered
 from riteraft_storage_sqlite._storage import SqliteStorage
 
 from riteraft_storage_sqlite import SqliteOptions, open_sqlite, riteraft_log_storages
+from tests.wal import end_of_frames
 
 LOGGER = logging.getLogger("riteraft")
 OPTIONS = SqliteOptions(snapshot_chunk_bytes=4096)
@@ -626,14 +627,6 @@ async def test_a_crash_before_anything_was_saved_is_no_damage(tmp_path: Path) ->
         shutil.copytree(tmp_path / "node", tmp_path / "crashed")
     async with open_log(tmp_path / "crashed") as log:
         assert await log.load() == Recovered()
-
-
-def end_of_frames(wal: Path) -> int:
-    data = wal.read_bytes()
-    (page,), salt, end = struct.unpack_from(">I", data, 8), data[16:24], 32
-    while data[end + 8 : end + 16] == salt:
-        end += 24 + page
-    return end
 
 
 def flipped(data: bytes, place: int) -> bytes:
