@@ -465,6 +465,9 @@ class Load:
         self._choose = choose or (lambda: cluster.nodes)
         self._over = threading.Event()
         self._failure: BaseException | None = None
+        self._lock = threading.Lock()
+        self._asked: Counter[NodeProcess] = Counter()
+        """How many clients are with each node now."""
         self._clients = [
             threading.Thread(target=self._run, args=(name, random.Random(f"{seed}/{name}")), daemon=True)
             for name in range(clients)
@@ -509,16 +512,34 @@ class Load:
         try:
             while not self._over.is_set():
                 count += 1
-                node = chance.choice(self._choose())
                 key = chance.choice(self._keys)
-                if chance.random() < self._reads:
-                    self._read(node, key)
-                elif not self._append(node, key, f"{name}.{count}") and self._retry:
+                with self._at_a_node(chance) as node:
+                    if chance.random() < self._reads:
+                        self._read(node, key)
+                        continue
+
+                    done = self._append(node, key, f"{name}.{count}")
+
+                if not done and self._retry:
                     other = chance.choice([other for other in self._choose() if other is not node])
                     self.failed_twice += not self._append(other, key, f"{name}.{count} again")
         except BaseException as exc:
             self._failure = exc
             self._over.set()
+
+    @contextmanager
+    def _at_a_node(self, chance: random.Random) -> Iterator[NodeProcess]:
+        """Choose one that at most half of the clients are with: were it paused now, all of them would wait for it."""
+        with self._lock:
+            nodes = self._choose()
+            node = chance.choice([node for node in nodes if 2 * self._asked[node] < len(self._clients)] or nodes)
+            self._asked[node] += 1
+
+        try:
+            yield node
+        finally:
+            with self._lock:
+                self._asked[node] -= 1
 
     def _append(self, node: NodeProcess, key: str, value: str) -> bool:
         if not node.alive:
