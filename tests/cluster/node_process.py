@@ -214,7 +214,9 @@ async def _tell_tasks() -> None:
     with anyio.open_signal_receiver(signal.SIGUSR1) as asked:
         async for _ in asked:
             for task in asyncio.all_tasks():
-                task.print_stack(file=sys.stderr)
+                sys.stderr.write(f"{task.get_name()}\n")
+                for frame in task.get_stack():  # `print_stack` fails on one of Cython, which has no line
+                    sys.stderr.write(f"  {frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}\n")
 
             sys.stderr.flush()
 

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeAlias, cast
 
 import anyio
@@ -409,6 +409,24 @@ async def test_a_newer_stream_of_a_peer_replaces_the_older() -> None:
         assert "newer" in (await ended(old))[1]
         await new.write(wire.encode_batch(7, [b"new"]))
         await one.handler.until(lambda: one.handler.received)
+
+
+async def test_of_streams_of_a_peer_that_come_at_once_one_stays_and_every_other_is_told() -> None:
+    # gRPC can end no call while a write of it is under way: here, of the welcome to those that are replaced at once.
+    told: list[str] = []
+
+    async def hear(call: Call) -> None:
+        with suppress(grpc.RpcError):
+            while await call.read() is not grpc.aio.EOF:
+                pass  # its welcome, without which it gets no end
+        told.append((await ended(call))[1])
+
+    async with node(1, PATIENT) as one, raw(one) as peer, anyio.create_task_group() as hearing:
+        for _ in range(100):
+            hearing.start_soon(hear, peer.call(wire.MESSAGES, PEER))
+        await eventually(lambda: len(told) == 99)
+        assert all("newer" in text for text in told)
+        hearing.cancel_scope.cancel()
 
 
 async def test_calls_that_come_and_go_leave_nothing() -> None:

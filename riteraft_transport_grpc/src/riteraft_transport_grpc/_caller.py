@@ -67,13 +67,14 @@ class Caller:
         return raw if self.seals is None else wire.unseal(raw, self.seals)
 
     async def write(self, message: bytes, seconds: float) -> None:
-        """Write one message.
+        """Write one message. Only its time and gRPC itself, which cancels the call's task, end the wait for it.
 
         :raises Fault: the other side did not take it in so many seconds.
         """
         if self.seals is not None:
             message = wire.seal(message, self.seals)
-        with anyio.move_on_after(seconds) as waited:
+        # A call with a write under way cannot be ended: gRPC raises, and the other side would wait for ever.
+        with anyio.move_on_after(seconds, shield=True) as waited:
             await self._context.write(message)
         if waited.cancelled_caught:
             raise Fault(grpc.StatusCode.DEADLINE_EXCEEDED, "it did not take what was sent for too long")
