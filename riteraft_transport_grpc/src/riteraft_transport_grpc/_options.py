@@ -24,9 +24,10 @@ class GrpcOptions(OutboxOptions):
     snapshot_chunk: int = Field(default=256 * _KIB, ge=1)
     """A snapshot is sent in pieces of this size at most: small beside the memory of a node, big beside a header."""
 
-    max_requests: int = Field(default=1024, ge=1)
+    max_requests: int = Field(default=256, ge=1)
     """Requests under way to one address, where the next one waits, and from one node or one connection of a sender
-    without an identity, where it is refused."""
+    without an identity, where it is refused. Each is a call, which costs more than a request of `tcp`: when a thousand
+    of them end at once, nobody else has a turn for a tenth of a second."""
     max_request_bytes: int = Field(default=32 * _MIB, ge=4 * _KIB)
     """Bytes of the requests of such a sender that are being read or answered; past it, no more are read."""
     read_ahead: int = Field(default=16 * _KIB, ge=_KIB, le=16 * _MIB)
@@ -34,7 +35,7 @@ class GrpcOptions(OutboxOptions):
     have in memory. The rest of a message comes when it is asked for, a round trip later: where that takes long and
     messages are many, more is faster."""
     max_calls: int = Field(default=8192, ge=16)
-    """Calls of any kind that are served at once: eight nodes with all their requests. Past it new ones are refused."""
+    """Calls of any kind that are served at once: 32 nodes with all their requests. Past it new ones are refused."""
 
     max_unauthenticated: int = Field(default=64, ge=1)
     """Calls at once whose sender has yet to prove the shared secret, and connections with calls of senders without an
