@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from riteraft_storage_sqlite._folder import DATABASE
 
 from tests.cluster.cluster import Failed, Load, NodeProcess, running_cluster, until
 
@@ -34,6 +38,14 @@ def assert_ended_by_a_full_disk(node: NodeProcess, before: int) -> None:
     assert str(node.folder) in last, last
     assert FULL in last, last
     assert "Traceback" not in node.log
+
+
+def halves_of_snapshots(node: NodeProcess, copy: Path) -> int:
+    """Return how many snapshots its folder holds that were begun and not ended, as a copy of it tells."""
+    shutil.copytree(node.folder, copy)
+    with closing(sqlite3.connect(copy / DATABASE)) as raw:
+        (count,) = raw.execute("SELECT count(*) FROM snapshot WHERE size IS NULL").fetchone()
+        return int(count)
 
 
 def assert_alone(node: NodeProcess) -> None:
@@ -107,6 +119,7 @@ def test_g13_a_disk_that_fills_up_while_a_snapshot_is_written(
 
         # It is full of half a snapshot: that alone must go by itself, once the ballast is gone, and the disk grown.
         disk.clear()
+        assert halves_of_snapshots(node, tmp_path / "copy") > 0
         disk.resize(16 * MIB)
         for number in range(120, 240):
             writer.propose("append", "k", str(number))
