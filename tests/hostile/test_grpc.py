@@ -87,7 +87,7 @@ def test_s1_a_strangers_large_requests_are_held_to_one_senders_room(target: Targ
     # at a time, by max_request_bytes. Beside the room for them gRPC holds what it has read of the next ones, and to
     # copy so much takes time.
     payload = wire.encode_payload(0, bytes(15 * MIB))
-    for attempt in target.attempts("S1, stranger", memory=6 * MAX_REQUEST_BYTES, floor=0.2):
+    for attempt in target.attempts("S1, stranger", memory=6 * MAX_REQUEST_BYTES, floor=0.3):
         with attempt as attack, GrpcAttacker(target.address, max_send_message_length=-1) as attacker:
             calls = [attacker.call(wire.REQUEST, payload, wire.encode_hello(STRANGER)) for _ in range(8)]
             for call in calls:
