@@ -9,7 +9,6 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from riteraft_storage_sqlite._folder import DATABASE
 
 from tests.cluster.cluster import Failed, Load, NodeProcess, running_cluster, until
 
@@ -43,7 +42,7 @@ def assert_ended_by_a_full_disk(node: NodeProcess, before: int) -> None:
 def halves_of_snapshots(node: NodeProcess, copy: Path) -> int:
     """Return how many snapshots its folder holds that were begun and not ended, as a copy of it tells."""
     shutil.copytree(node.folder, copy)
-    with closing(sqlite3.connect(copy / DATABASE)) as raw:
+    with closing(sqlite3.connect(copy / "raft.db")) as raw:
         (count,) = raw.execute("SELECT count(*) FROM snapshot WHERE size IS NULL").fetchone()
         return int(count)
 

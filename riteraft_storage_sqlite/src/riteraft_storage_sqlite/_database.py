@@ -203,7 +203,7 @@ def _hidden_errno(exc: Exception, path: Path) -> int | None:
     """
     try:
         if type(exc) is sqlite3.DatabaseError:
-            for file in (path, path.with_name(f"{path.name}-wal")):
+            for file in (path, _wal_of(path)):
                 if file.exists():
                     _read_through(file)
         elif isinstance(exc, sqlite3.OperationalError):
@@ -212,6 +212,10 @@ def _hidden_errno(exc: Exception, path: Path) -> int | None:
         return probed.errno
 
     return None
+
+
+def _wal_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}-wal")
 
 
 def _read_through(path: Path) -> None:
@@ -231,7 +235,7 @@ def prepare(folder: Path) -> None:
     :raises StorageError: what is there is no whole database.
     """
     path = folder / DATABASE
-    wal = folder / f"{DATABASE}-wal"
+    wal = _wal_of(path)
     if not path.exists():
         if wal.exists():
             raise StorageError(f"{path} is missing, but its WAL is there; {CURE}")
@@ -309,7 +313,7 @@ def open_writer(connection: Connection, path: Path, reserved: int) -> None:
     raw.execute(_SAVE_VIEW)
     raw.execute(_SAVE_TRIGGER)
     checkpoint(connection, "TRUNCATE")  # each run starts a WAL of its own: `_wal` counts on it
-    reserve(path.with_name(f"{path.name}-wal"), reserved)
+    reserve(_wal_of(path), reserved)
 
 
 def open_merger(connection: Connection) -> None:
