@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from hypothesis import given
 from hypothesis import strategies as st
-from riteraft_core._proposals import Proposals
+from riteraft_core._proposals import Proposal, Proposals
 from riteraft_core.errors import NotApplied, OutcomeUnknown
+
+MIB = 1024 * 1024
 
 
 def proposals(max_count: int = 100, max_bytes: int = 1000) -> Proposals:
     return Proposals(max_count, max_bytes)
 
 
-def sequences(batch: list[object]) -> list[int]:
-    return [proposal.sequence for proposal in batch]  # type: ignore[attr-defined]
+def sequences(batch: Iterable[Proposal]) -> list[int]:
+    return [proposal.sequence for proposal in batch]
 
 
 def test_they_are_taken_in_order() -> None:
@@ -50,6 +54,34 @@ def test_a_quarter_of_the_bytes_is_under_way_at_once_and_one_command_always() ->
     table.close(large)
     table.close(large)
     assert table.take(10) == [last]
+
+
+def test_a_small_command_does_not_wait_for_larger_ones() -> None:
+    table = proposals(max_bytes=64 * MIB)
+    large = [table.add(bytes(MIB // 4)) for _ in range(100)]
+    assert table.take(1000) == large[:64]  # a quarter
+    small = table.add(b"x")
+    assert table.take(1000) == [small]
+    for proposal in large[:62]:
+        table.close(proposal)
+
+    assert table.take(1000) == []  # while it is in flight, half a MiB of the others
+    table.close(large[62])
+    assert table.take(1000) == [large[64]]
+    table.close(small)
+    assert table.take(1000) == large[65:]
+
+
+def test_small_and_larger_commands_take_turns_at_being_first() -> None:
+    table = proposals(max_bytes=64 * MIB)
+    small = [table.add(bytes(4096)) for _ in range(4)]
+    large = [table.add(bytes(4097)) for _ in range(4)]
+    assert table.take(2) == small[:2]
+    assert table.take(2) == large[:2]
+    assert table.take(3) == [*small[2:], large[2]]
+    table.put_back([*small[2:], large[2]])
+    assert table.take(10, 3 * 4097) == [*large[2:], small[2]]
+    assert table.take(10) == [small[3]]
 
 
 def test_what_is_put_back_stands_in_front_and_in_order() -> None:
@@ -122,27 +154,44 @@ def test_what_the_caller_is_told_depends_on_whether_a_copy_may_be_anywhere() -> 
 
 
 actions = st.sampled_from(["add", "take", "put back", "close", "requeue"])
+sizes = st.sampled_from([1, 4096, 4097, MIB // 3, MIB])
 
 
-@given(st.lists(st.tuples(actions, st.integers(0, 10)), max_size=60))
-def test_nothing_is_queued_twice_or_forgotten(steps: list[tuple[str, int]]) -> None:
-    table = proposals()
-    taken: list[object] = []
-    for action, number in steps:
+@given(st.lists(st.tuples(actions, st.integers(0, 10), sizes), max_size=60))
+def test_nothing_is_queued_twice_or_forgotten(steps: list[tuple[str, int, int]]) -> None:
+    table = proposals(max_bytes=4 * MIB)
+    taken: list[Proposal] = []
+    for action, number, size in steps:
         waiting = list(table)
         if action == "add":
-            table.add(b"x")
+            table.add(bytes(size))
         elif action == "take":
-            taken = list(table.take(number))
+            taken = table.take(number)
         elif action == "put back":
-            table.put_back(taken)  # type: ignore[arg-type]
+            table.put_back(taken)
         elif action == "close" and waiting:
             table.close(waiting[number % len(waiting)])
         else:
             table.requeue_all()
 
         assert table.low == min((p.sequence for p in table), default=table._next)
-        assert table.bytes == len(table)
+        assert table.bytes == sum(len(p.command) for p in table)
+        for lane in (table._small, table._large):
+            ours = [p for p in table if p.lane is lane]
+            assert lane.open == len(ours)
+            assert lane.bytes_under_way == sum(len(p.command) for p in ours if not p.queued)
+            assert {p.sequence for p in ours if p.queued} == {p.sequence for p in lane.queue if p.queued}
+            assert len([p for p in lane.queue if p.queued]) == len([p for p in ours if p.queued])
 
+    # Whatever is under way is answered one day, and then nothing is left.
     table.requeue_all()
-    assert sequences(list(table.take(1000))) == [p.sequence for p in table]
+    order: list[Proposal] = []
+    while batch := table.take(1000):
+        order += batch
+        for proposal in batch:
+            table.close(proposal)
+
+    assert not len(table)
+    for lane in (table._small, table._large):
+        ended = sequences(p for p in order if p.lane is lane)
+        assert ended == sorted(ended)

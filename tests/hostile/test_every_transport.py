@@ -31,6 +31,9 @@ IN_FLIGHT = 8 * 1024 * 1024
 """Bytes of commands, as the target's limits have it."""
 RATE = 1000
 """Connections a second."""
+BEHIND = {"tcp": 0.25, "grpc": 0.4}
+"""Seconds that an honest write may take at the 99th percentile in a flood of commands. Those of them that are taken are
+written too, on three disks that are one here."""
 
 pytestmark = pytest.mark.parametrize("target", ["tcp", "grpc"], indirect=True)
 
@@ -208,12 +211,11 @@ def test_s10_a_snapshot_that_is_not_wanted_or_not_whole_leaves_nothing(target: T
 def test_s13_a_flood_of_commands_is_told_to_come_back(target: Target) -> None:
     # 64 MiB of commands, eight times what may be in flight, by 8 clients that do not wait. What was taken stays in the
     # log, in memory too, until the next snapshot. gRPC has threads and so heaps of its own, and reads the beginning of
-    # every request, whether the node has room for it or not. And an honest write stands in line behind what is in
-    # flight, on three disks that are one. (With more cores its heaps are more.)
+    # every request, whether the node has room for it or not. (With more cores its heaps are more.)
     command = b'["ballast?", "", "' + b"x" * (200 * 1024) + b'"]'
-    memory = MEMORY if target.transport == "tcp" else 8 * IN_FLIGHT
+    memory = MEMORY if target.transport == "tcp" else MEMORY * 3 // 2
     taken = 0
-    for attempt in target.attempts("S13", memory=memory, floor=2.0):
+    for attempt in target.attempts("S13", memory=memory, floor=BEHIND[target.transport]):
         seen: list[Status] = []
 
         def client(seen: list[Status] = seen) -> None:

@@ -14,8 +14,15 @@ from typing import Protocol
 from .errors import NotApplied, OutcomeUnknown, RiteraftError
 
 _UNDER_WAY = 4
-"""One part in so many of the bytes in flight may be handed over. A command that waits is in memory once; one that was
-handed over is there again in raft's log, as a row for the disk, in a message for each follower, and to be applied."""
+"""One part in so many of the bytes in flight may be handed over, of small and of large commands each. One that waits is
+in memory once; one that was handed over is there again in raft's log, as a row for the disk, in a message for each
+follower, and to be applied."""
+_SMALL = 4 * 1024
+"""Bytes up to which a command is small. Small ones have a queue of their own, or each would wait for every large one
+that came before it."""
+_BESIDE_SMALL = 512 * 1024
+"""Bytes of large commands that may be handed over while a small one is in flight, which stands behind them on every
+disk and at every Store."""
 
 
 class Waiter(Protocol):
@@ -39,12 +46,13 @@ class Ticket:
 class Proposal(Ticket):
     """One command in flight."""
 
-    __slots__ = ("attempt", "command", "handed_over", "queued", "sequence")
+    __slots__ = ("attempt", "command", "handed_over", "lane", "queued", "sequence")
 
-    def __init__(self, sequence: int, command: bytes) -> None:
+    def __init__(self, sequence: int, command: bytes, lane: Lane) -> None:
         self.outcome, self.waiter = None, None  # as `Ticket` does: one call less for each command
         self.sequence = sequence
         self.command = command
+        self.lane = lane
         self.queued = True
         """It waits to be given to the engine or the leader."""
         self.handed_over = False
@@ -60,21 +68,55 @@ class Proposal(Ticket):
         return NotApplied(f"{why}; the command was never handed over")
 
 
+class Lane:
+    """The queue of the commands of about one size, and what was taken from it."""
+
+    __slots__ = ("bytes_under_way", "open", "queue")
+
+    def __init__(self) -> None:
+        self.queue: deque[Proposal] = deque()
+        self.open = 0
+        """How many are in flight, queued or taken."""
+        self.bytes_under_way = 0
+        """Of those in flight that were taken."""
+
+    def fill(self, batch: list[Proposal], max_count: int, room: float, max_under_way: int) -> float:
+        """Move to `batch` what fits `room` bytes and what may be under way; return the room that is left.
+
+        One always fits an empty batch, and one may always be under way.
+        """
+        queue, under_way = self.queue, self.bytes_under_way
+        while queue and len(batch) < max_count:
+            size = len(queue[0].command)
+            if (batch and size > room) or (under_way and under_way + size > max_under_way):
+                break
+
+            proposal = queue.popleft()
+            if proposal.queued:
+                proposal.queued = False
+                under_way += size
+                room -= size
+                batch.append(proposal)
+
+        self.bytes_under_way = under_way
+        return room
+
+
 class Proposals:
-    """All proposals in flight, by sequence, and the queue of those to hand over."""
+    """All proposals in flight, by sequence, and the queues of those to hand over."""
 
     def __init__(self, max_count: int, max_bytes: int) -> None:
         self.max_count = max_count
         self.max_bytes = max_bytes
         self.bytes = 0
         self._max_bytes_under_way = max_bytes // _UNDER_WAY
-        self._bytes_under_way = 0
-        """Of the open ones that were taken from the queue."""
         self.low = 1
         """The lowest sequence still waited for, or the next one: what `Sessions` may forget lies below it."""
         self._next = 1
         self._open: dict[int, Proposal] = {}
-        self._queue: deque[Proposal] = deque()
+        self._small, self._large = Lane(), Lane()
+        self._large_first = False
+        """They take turns at filling a batch first, so that neither waits for all of the others."""
 
     def __len__(self) -> int:
         return len(self._open)
@@ -99,10 +141,12 @@ class Proposals:
 
     def add(self, command: bytes) -> Proposal:
         """Queue a command."""
-        proposal = Proposal(self._next, command)
+        lane = self._small if len(command) <= _SMALL else self._large
+        proposal = Proposal(self._next, command, lane)
         self._next += 1
         self._open[proposal.sequence] = proposal
-        self._queue.append(proposal)
+        lane.queue.append(proposal)
+        lane.open += 1
         self.bytes += len(command)
         return proposal
 
@@ -111,33 +155,31 @@ class Proposals:
         if self._open.pop(proposal.sequence, None) is None:
             return
 
-        size = len(proposal.command)
+        lane, size = proposal.lane, len(proposal.command)
         self.bytes -= size
-        if not proposal.queued:
-            self._bytes_under_way -= size
+        lane.open -= 1
+        if proposal.queued:
+            proposal.queued = False  # it is passed over when its turn comes
+        else:
+            lane.bytes_under_way -= size
 
         # A pointer that only moves forward: looking for the first key of a dict whose front was deleted is linear.
         while self.low < self._next and self.low not in self._open:
             self.low += 1
 
     def take(self, max_count: int, max_bytes: float = math.inf) -> list[Proposal]:
-        """Take from the queue what fits one batch and what may be under way, at least one if nothing is."""
+        """Take from the queues what fits one batch and what may be under way, at least one if nothing is."""
         batch: list[Proposal] = []
-        size = 0
-        under_way, max_under_way = self._bytes_under_way, self._max_bytes_under_way
-        while self._queue and len(batch) < max_count:
-            proposal = self._queue[0]
-            after = size + len(proposal.command)
-            if (batch and after > max_bytes) or (under_way + size and under_way + after > max_under_way):
-                break
+        most = self._max_bytes_under_way
+        most_large = min(most, _BESIDE_SMALL) if self._small.open else most
+        if self._large_first:
+            room = self._large.fill(batch, max_count, max_bytes, most_large)
+            self._small.fill(batch, max_count, room, most)
+        else:
+            room = self._small.fill(batch, max_count, max_bytes, most)
+            self._large.fill(batch, max_count, room, most_large)
 
-            self._queue.popleft()
-            if proposal.outcome is None and proposal.sequence in self._open:
-                proposal.queued = False
-                size = after
-                batch.append(proposal)
-
-        self._bytes_under_way += size
+        self._large_first = not self._large_first
         return batch
 
     def put_back(self, batch: list[Proposal]) -> None:
@@ -145,8 +187,8 @@ class Proposals:
         for proposal in reversed(batch):
             if not proposal.queued and proposal.sequence in self._open:
                 proposal.queued = True
-                self._bytes_under_way -= len(proposal.command)
-                self._queue.appendleft(proposal)
+                proposal.lane.bytes_under_way -= len(proposal.command)
+                proposal.lane.queue.appendleft(proposal)
 
     def requeue_before(self, term: int) -> None:
         """Queue again every proposal whose copy was appended in an older term, or nobody knows where.
@@ -168,4 +210,4 @@ class Proposals:
     @property
     def has_queued(self) -> bool:
         """Whether something waits to be handed over."""
-        return bool(self._queue)
+        return bool(self._small.queue or self._large.queue)
