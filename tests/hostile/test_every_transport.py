@@ -26,9 +26,6 @@ from .target import MEMORY, Attack, Target
 
 CLOSED_WITHIN = 10.0
 """A second is the goal; more is allowed to a machine that does something else besides."""
-
-IN_FLIGHT = 8 * 1024 * 1024
-"""Bytes of commands, as the target's limits have it."""
 RATE = 1000
 """Connections a second."""
 BEHIND = {"tcp": 0.25, "grpc": 0.4}
