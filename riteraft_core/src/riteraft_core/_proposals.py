@@ -170,14 +170,10 @@ class Proposals:
     def take(self, max_count: int, max_bytes: float = math.inf) -> list[Proposal]:
         """Take from the queues what fits one batch and what may be under way, at least one if nothing is."""
         batch: list[Proposal] = []
-        most = self._max_bytes_under_way
-        most_large = min(most, _BESIDE_SMALL) if self._small.open else most
-        if self._large_first:
-            room = self._large.fill(batch, max_count, max_bytes, most_large)
-            self._small.fill(batch, max_count, room, most)
-        else:
-            room = self._small.fill(batch, max_count, max_bytes, most)
-            self._large.fill(batch, max_count, room, most_large)
+        room, most = max_bytes, self._max_bytes_under_way
+        lanes = [(self._small, most), (self._large, min(most, _BESIDE_SMALL) if self._small.open else most)]
+        for lane, max_under_way in reversed(lanes) if self._large_first else lanes:
+            room = lane.fill(batch, max_count, room, max_under_way)
 
         self._large_first = not self._large_first
         return batch
