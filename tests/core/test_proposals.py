@@ -59,29 +59,44 @@ def test_a_quarter_of_the_bytes_is_under_way_at_once_and_one_command_always() ->
 def test_a_small_command_does_not_wait_for_larger_ones() -> None:
     table = proposals(max_bytes=64 * MIB)
     large = [table.add(bytes(MIB // 4)) for _ in range(100)]
-    assert table.take(1000) == large[:64]  # a quarter
-    small = table.add(b"x")
-    assert table.take(1000) == [small]
-    for proposal in large[:62]:
+    assert table.take(1000) == large[:2]  # half a MiB
+    small = [table.add(b"x") for _ in range(10)]
+    assert table.take(1000) == small
+    for proposal in small:
         table.close(proposal)
 
-    assert table.take(1000) == []  # while it is in flight, half a MiB of the others
-    table.close(large[62])
-    assert table.take(1000) == [large[64]]
-    table.close(small)
-    assert table.take(1000) == large[65:]
+    table.close(large[0])
+    assert table.take(1000) == [large[2]]
 
 
-def test_small_and_larger_commands_take_turns_at_being_first() -> None:
+def test_large_commands_alone_have_a_quarter_of_the_bytes_under_way() -> None:
     table = proposals(max_bytes=64 * MIB)
-    small = [table.add(bytes(4096)) for _ in range(4)]
-    large = [table.add(bytes(4097)) for _ in range(4)]
-    assert table.take(2) == small[:2]
-    assert table.take(2) == large[:2]
-    assert table.take(3) == [*small[2:], large[2]]
-    table.put_back([*small[2:], large[2]])
-    assert table.take(10, 3 * 4097) == [*large[2:], small[2]]
-    assert table.take(10) == [small[3]]
+    small = table.add(b"x")
+    large = [table.add(bytes(MIB // 4)) for _ in range(100)]
+    assert table.take(1000) == [small]
+    table.close(small)
+    for count in range(16):  # until 8 MiB of them came after the last small one
+        batch = table.take(1000)
+        assert batch == large[2 * count : 2 * count + 2]
+        for proposal in batch:
+            table.close(proposal)
+
+    assert table.take(1000) == large[32:96]
+
+
+def test_large_commands_wait_for_the_small_ones_in_flight_but_not_for_all_of_them() -> None:
+    table = proposals(max_bytes=64 * MIB)
+    large = [table.add(bytes(MIB // 4)) for _ in range(6)]
+    small = [table.add(bytes(4096)) for _ in range(20)]
+    assert table.take(6) == small[:6]
+    assert table.take(6) == small[6:12]
+    assert table.take(6) == [*large[:2], *small[12:16]]  # eight went before them
+    assert table.take(6) == small[16:]
+    assert table.take(6) == []
+    for proposal in [*small, *large[:2]]:
+        table.close(proposal)
+
+    assert table.take(6) == large[2:4]
 
 
 def test_what_is_put_back_stands_in_front_and_in_order() -> None:

@@ -20,9 +20,13 @@ follower, and to be applied."""
 _SMALL = 4 * 1024
 """Bytes up to which a command is small. Small ones have a queue of their own, or each would wait for every large one
 that came before it."""
+_SMALL_FIRST = 8
+"""Large commands wait for the small ones in flight until so many of these were handed over after the last large one."""
 _BESIDE_SMALL = 512 * 1024
-"""Bytes of large commands that may be handed over while a small one is in flight, which stands behind them on every
-disk and at every Store."""
+"""Bytes of large commands that may be under way where small ones come too: the next small one stands behind them on
+every disk and at every Store."""
+_ALONE = 8 * 1024 * 1024
+"""Bytes of large commands handed over since the last small one, after which no more small ones are expected."""
 
 
 class Waiter(Protocol):
@@ -115,8 +119,10 @@ class Proposals:
         self._next = 1
         self._open: dict[int, Proposal] = {}
         self._small, self._large = Lane(), Lane()
-        self._large_first = False
-        """They take turns at filling a batch first, so that neither waits for all of the others."""
+        self._small_since = 0
+        """How many small ones were handed over since the last large one."""
+        self._large_since = 0
+        """Bytes of large ones handed over since the last small one."""
 
     def __len__(self) -> int:
         return len(self._open)
@@ -168,14 +174,27 @@ class Proposals:
             self.low += 1
 
     def take(self, max_count: int, max_bytes: float = math.inf) -> list[Proposal]:
-        """Take from the queues what fits one batch and what may be under way, at least one if nothing is."""
-        batch: list[Proposal] = []
-        room, most = max_bytes, self._max_bytes_under_way
-        lanes = [(self._small, most), (self._large, min(most, _BESIDE_SMALL) if self._small.open else most)]
-        for lane, max_under_way in reversed(lanes) if self._large_first else lanes:
-            room = lane.fill(batch, max_count, room, max_under_way)
+        """Take from the queues what fits one batch and may go now, at least one if nothing is under way.
 
-        self._large_first = not self._large_first
+        Small ones go first, and large ones while none of those is in flight; but neither waits for all of the others.
+        """
+        small, large, most = self._small, self._large, self._max_bytes_under_way
+        batch: list[Proposal] = []
+        room = max_bytes
+        if not small.open or self._small_since >= _SMALL_FIRST:
+            alone = not small.open and self._large_since >= _ALONE
+            before = large.bytes_under_way
+            room = large.fill(batch, max_count, room, most if alone else min(most, _BESIDE_SMALL))
+            self._large_since += large.bytes_under_way - before
+            if batch:
+                self._small_since = 0
+
+        count = len(batch)
+        small.fill(batch, max_count, room, most)
+        if len(batch) > count:
+            self._small_since += len(batch) - count
+            self._large_since = 0
+
         return batch
 
     def put_back(self, batch: list[Proposal]) -> None:

@@ -102,8 +102,8 @@ class Limits(_Table):
     max_bytes_in_flight: int = Field(default=64 * MIB, ge=1)
     """Bytes of those commands, and of what a leader has not committed yet. Of its own commands a node hands over a
     quarter of this at once, since on the way to the Store each is in memory several times; the others wait. Commands
-    of up to 4 KiB do not wait for larger ones: they have a queue and a quarter of their own, and while any of them is
-    in flight half a MiB of larger ones is handed over at once."""
+    of up to 4 KiB have a queue and a quarter of their own, and go first: larger ones wait while any of them is in
+    flight, but for half a MiB after every eight of them."""
     max_pinned_bytes: int = Field(default=1024 * MIB, ge=1)
     """Log kept only because a snapshot from before it is being sent; above it the peer will need another one."""
 
