@@ -685,18 +685,37 @@ def test_no_two_nodes_make_their_snapshots_at_the_same_index() -> None:
 
 def test_a_snapshot_is_made_after_so_many_bytes_and_its_tail_is_bounded_by_bytes() -> None:
     # Fifty commands of a megabyte each would otherwise lie in memory until ten thousand of them are there.
-    bench = Bench(snapshot_bytes=2_500, tail_bytes=1_500)
+    bench = Bench(snapshot_bytes=2_500, tail_bytes=1_500)  # node 1 makes its first after about 950
     bench.open_session()
-    for sequence in (1, 2, 3):
+    made = []
+    for sequence in range(1, 8):
         work = applying(bench.commit(command(10 + sequence, sequence, bytes(1_000))))
         bench.replica.applied_batch(work, [b""])
         effects = bench.effects()
-        assert (effects.snapshot is not None) is (sequence == 3)
+        if effects.snapshot is not None:
+            bench.replica.snapshot_taken()
+            bench.replica.snapshot_staged(effects.snapshot, "token")
+            write = bench.effects().write
+            assert isinstance(write, Compact)
+            bench.replica.saved(write)
+            made.append((write.meta.index, write.index))
 
-    assert effects.snapshot is not None
-    bench.replica.snapshot_taken()
-    bench.replica.snapshot_staged(effects.snapshot, "token")
-    assert bench.effects().write == Compact("token", 12, effects.snapshot)
+    assert made == [(11, 9), (14, 13), (17, 16)]
+
+
+def test_no_two_nodes_make_their_snapshots_after_the_same_bytes() -> None:
+    first = []
+    for node_id in range(1, 8):
+        bench = Bench()
+        us = replace(US, node_id=node_id)
+        recovered = Recovered(us, HardState(2, 0, 9), Anchor(9, 2), bench.meta)
+        settings = ReplicaSettings(snapshot_bytes=1_000)
+        replica = Replica(bench.engine, us, recovered, address=HOME, nonce=NONCE, settings=settings)
+        first.append(replica._bytes_at_snapshot + 1_000)
+
+    assert all(0 < size <= 1_000 for size in first)
+    assert min(abs(one - other) for one in first for other in first if one != other) >= 80
+    assert len(set(first)) == len(first)
 
 
 def test_the_tail_before_a_restart_counts_after_it() -> None:

@@ -177,7 +177,8 @@ class Replica:
             self._applied_term = 0
 
         self._snapshot_index = self.applied
-        self._snapshot_phase = int(self._me * _GOLDEN_RATIO % 1 * self.settings.snapshot_entries)
+        phase = self._me * _GOLDEN_RATIO % 1
+        self._snapshot_phase = int(phase * self.settings.snapshot_entries)
         self._anchor = recovered.anchor.index
         self._peers_changed = True
 
@@ -216,7 +217,8 @@ class Replica:
         self._conf_states: dict[int, tuple[ConfState, str | None]] = {}
         self._applying: Apply | None = None
         self._applied_bytes = 0
-        self._bytes_at_snapshot = 0
+        self._bytes_at_snapshot = -int(phase * self.settings.snapshot_bytes)
+        """Less than none to begin with: this node's first comes sooner, and then none where a peer's is."""
         self._log_sizes = LogSizes(self._anchor, self.settings.tail_bytes)
         for index, _, data in recovered.entries:
             if index <= self.applied:  # those after it are counted when they are applied
