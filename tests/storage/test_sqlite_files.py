@@ -31,6 +31,7 @@ from riteraft_core.types import Anchor, HardState, LogBatch, LogRow, Recovered
 from riteraft_storage_sqlite._storage import SqliteStorage
 
 from riteraft_storage_sqlite import SqliteOptions, open_sqlite, riteraft_log_storages
+from tests.waiting import eventually
 from tests.wal import end_of_frames
 
 LOGGER = logging.getLogger("riteraft")
@@ -60,8 +61,8 @@ async def fill(log: LogStorage) -> None:
     for first in range(1, 130, 10):
         await log.save(LogBatch(hard_state=HardState(3, 2, min(first, 60)), entries=rows(first, first + 9)))
 
-    await log.save(LogBatch(hard_state=WHOLE.hard_state))
     await log.compact(await log.stage_snapshot(meta(50), feed(STATE)), 30)
+    await log.save(LogBatch(hard_state=WHOLE.hard_state))  # after what the compaction deletes behind it
 
 
 @pytest.fixture
@@ -321,7 +322,7 @@ def write_run(folder: Path, first: int, last: int, parts: list[bytes]) -> None:
         (71, 81, rows(71, 81), "the log rows 81..90 overlap those before, up to 81"),
         (75, 80, rows(75, 80), "the log rows 75..80 overlap those before, up to 80"),
         (121, 131, rows(121, 131), "the log must end at 130, but its rows end at 131"),
-        (21, 30, rows(21, 30), "the log rows 21..30 overlap those before, up to 30"),
+        (35, 40, rows(35, 40), "the log rows 35..40 overlap those before, up to 40"),
         (31, 41, rows(31, 41), "the log rows 41..50 overlap those before, up to 41"),
         (29, 40, rows(29, 40), "the log rows 31..40 overlap those before, up to 40"),
         (29, 40, rows(29, 40, 2), "the anchor at 30 has term 1, the log there has 2"),
@@ -432,6 +433,43 @@ async def test_a_compaction_inside_a_run_then_a_restart_then_an_overlap(folder: 
         assert found == Recovered(IDENTITY, HardState(3, 2, index), Anchor(index, 1), meta(index), log_after)
         with pytest.raises(StorageError, match=f"an entry at {index} does not follow"):
             await log.save(LogBatch(entries=rows(index, index, term=3)))
+
+
+@pytest.mark.anyio
+async def test_what_a_compaction_deletes_goes_in_short_transactions_between_saves(tmp_path: Path) -> None:
+    # A log of 64 MiB deleted at once would hold up a save for as long as SQLite needs to read it.
+    statements: list[str] = []
+    waits = threading.Event()
+
+    def trace(statement: str) -> None:
+        statements.append(statement.partition(" WHERE")[0].partition(" VALUES")[0])
+        if statements[-1] == "DELETE FROM log":
+            assert waits.wait(30)
+
+    async with open_log(tmp_path) as log, anyio.create_task_group() as tasks:
+        assert isinstance(log, SqliteStorage)
+        await log.create(IDENTITY)
+        for index in range(1, 31):
+            await log.save(LogBatch(entries=[(index, 1, bytes(1_000_000))]))
+
+        log._writer.raw.set_trace_callback(trace)
+        await log.compact(await log.stage_snapshot(meta(29), feed(STATE)), 29)
+        tasks.start_soon(log.save, LogBatch(hard_state=HardState(1, 1, 30), entries=[(31, 1, b"next")]))
+        await anyio.wait_all_tasks_blocked()
+        waits.set()
+        await eventually(lambda: runs(tmp_path) == [(30, 30), (31, 31)])
+
+    order = [step for step in statements if step in ("DELETE FROM log", "INSERT INTO temp.saving")]
+    assert order[:2] == ["DELETE FROM log", "INSERT INTO temp.saving"]
+    assert order[-7:] == ["DELETE FROM log"] * 7
+
+
+@pytest.mark.anyio
+async def test_what_a_crash_left_of_a_compaction_is_passed_over_and_deleted(folder: Path) -> None:
+    write_run(folder, 11, 20, packed(rows(11, 20)))
+    write_run(folder, 21, 30, packed(rows(21, 30, 2)))
+    assert await look(folder) == (WHOLE, STATE)
+    assert runs(folder)[0] == (31, 40)
 
 
 @pytest.mark.anyio

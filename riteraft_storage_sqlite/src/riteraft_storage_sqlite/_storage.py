@@ -40,6 +40,9 @@ _MOST_RESERVED = 16 * 1024 * 1024  # for the WAL, from the start: 40 ms on a qui
 _LONGEST_WAL = 2  # times `checkpoint_bytes`: a save waits if the copying falls so far behind
 _MERGING = "copying the WAL into the database"
 _DELETED_AT_ONCE = 16  # chunks in one transaction, 4 MiB: a save beside it waits a few milliseconds
+_RUNS_DROPPED_AT_ONCE = 1024  # the same of the log
+_BYTES_DROPPED_AT_ONCE = 4 * 1024 * 1024
+_DROPPING = "deleting what a snapshot stands for"
 
 
 class _Head(NamedTuple):
@@ -226,6 +229,7 @@ class SqliteStorage:
 
         meta = self._check_snapshot(self._writer, head.snapshot) if head.snapshot else None
         self._check_place(meta, anchor, rows)
+        self._writer.begin(_DROPPING, self._drop_some)  # a crash may have left something
         return Recovered(identity, HardState(head.term, head.vote, head.commit), anchor, meta, rows)
 
     def _has_rows(self) -> bool:
@@ -236,7 +240,8 @@ class SqliteStorage:
         rows: list[LogRow] = []
         expected = anchor.index + 1
         cursor = self._writer.raw.execute(
-            "SELECT first, last, data, crc FROM log WHERE grp = ? ORDER BY first", (self._group,)
+            "SELECT first, last, data, crc FROM log WHERE grp = ? AND last > ? ORDER BY first",
+            (self._group, anchor.index),
         )
         with closing(cursor):  # else whoever keeps the error keeps a read transaction open
             for first, last, data, crc in cursor:
@@ -245,7 +250,7 @@ class SqliteStorage:
                     raise self._damaged(f"the log row at {expected} is missing, the next one is {first}")
 
                 known = expected - first  # a compaction leaves the run whole that the anchor is in
-                if known and (rows or last <= anchor.index):
+                if known and rows:
                     raise self._damaged(f"the log rows {first}..{last} overlap those before, up to {expected - 1}")
 
                 if known and run[known - 1][1] != anchor.term:
@@ -483,12 +488,37 @@ class SqliteStorage:
             run = self._run_at(index)
             head = head._replace(anchor_index=index, anchor_term=run[index - run[0][0]][1])
 
-        with self._transaction(_DROP_BYTES) as raw:
-            # A run that goes on after `index` stays whole: `_read_rows` passes over what the anchor stands for.
-            raw.execute("DELETE FROM log WHERE grp = ? AND first <= ? AND last <= ?", (self._group, index, index))
+        with self._transaction(_SAVE_BYTES) as raw:
             self._write_head(raw, head)
 
         self._head = head
+        self._writer.begin(_DROPPING, self._drop_some)
+
+    def _drop_some(self) -> None:
+        """Delete some of the runs that the anchor stands for, and more after the saves that wait by then.
+
+        All at once would hold up saves: SQLite reads a run to delete it. `_read_rows` passes over those still there, as
+        over the beginning of a run that goes on after the anchor.
+        """
+        anchor = self._created_head().anchor_index
+        end = size = 0
+        cursor = self._writer.raw.execute(
+            "SELECT first, length(data) FROM log WHERE grp = ? AND first <= ? AND last <= ? ORDER BY first LIMIT ?",
+            (self._group, anchor, anchor, _RUNS_DROPPED_AT_ONCE),
+        )
+        with closing(cursor):  # it reads a run when it comes to it
+            for first, length in cursor:
+                size += length
+                if end and size > _BYTES_DROPPED_AT_ONCE:
+                    break
+
+                end = first
+
+        if end:
+            with self._transaction(_SAVE_BYTES * _DELETED_AT_ONCE) as raw:
+                raw.execute("DELETE FROM log WHERE grp = ? AND first <= ?", (self._group, end))
+
+            self._writer.begin(_DROPPING, self._drop_some)
 
     @asynccontextmanager
     async def read_snapshot(self) -> AsyncIterator[tuple[SnapshotMeta, AsyncIterator[bytes]]]:
