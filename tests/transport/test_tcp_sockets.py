@@ -5,15 +5,16 @@ from __future__ import annotations
 import errno
 import functools
 import hashlib
+import os
 import socket
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import cast
 
 import anyio
 import anyio.lowlevel
 import pytest
-from anyio.abc import SocketListener, SocketStream
+from anyio.abc import SocketAttribute, SocketListener, SocketStream
 from riteraft_core.errors import ConfigError, PeerUnreachable
 from riteraft_core.security import Security
 from riteraft_core.testing.transport_suite import (
@@ -191,7 +192,7 @@ async def test_past_the_limit_of_connections_new_ones_are_closed() -> None:
         async with raw(one) as first, raw(one) as second, raw(one) as third:
             await third.closed()
             for guest in (first, second):
-                assert await guest.greet(Hello.of(None, 0), Purpose.REQUEST) is None
+                assert await guest.greet(Hello.of(identity_of(0), 0), Purpose.REQUEST) is None
         assert counters(one) == {"full": 1}
 
 
@@ -223,7 +224,7 @@ async def test_what_a_peer_must_not_send_ends_its_connection(data: bytes) -> Non
 
 async def test_a_joiners_frames_have_a_smaller_limit() -> None:
     async with node(1, PATIENT.model_copy(update={"max_stranger_frame": 4096})) as one, raw(one) as joiner:
-        assert await joiner.greet(Hello.of(None, 0), Purpose.REQUEST) is None
+        assert await joiner.greet(Hello.of(identity_of(0), 0), Purpose.REQUEST) is None
         await joiner.send(encode_call(Kind.REQUEST, 0, 1, bytes(4096)))
         await joiner.closed()
         assert counters(one) == {"frame": 1}
@@ -285,6 +286,41 @@ async def test_a_flood_of_messages_arrives_in_order_and_others_have_their_turn_i
         await one.handler.until(lambda: len(one.handler.received) == len(sent))
         assert [message for _, message in one.handler.received] == sent
         assert max(len(batch) for _, batch in one.handler.batches) <= 600
+
+
+@pytest.mark.parametrize(("size", "alone"), [(100, False), (20_000, True)])
+async def test_large_requests_of_many_connections_have_a_turn_each(
+    monkeypatch: pytest.MonkeyPatch, size: int, alone: bool
+) -> None:
+    monkeypatch.setattr("riteraft_transport_tcp._server._LARGE", 16 * 1024)  # which the kernel takes at once
+    turn = 0
+    turns: list[int] = []
+
+    async def count() -> None:
+        nonlocal turn
+        while True:
+            await anyio.lowlevel.checkpoint()
+            turn += 1
+
+    def answer(payload: bytes) -> bytes:
+        turns.append(turn)
+        return payload[:10]
+
+    async with node(1, PATIENT) as one, AsyncExitStack() as stack, anyio.create_task_group() as tasks:
+        one.handler.on_request = answer
+        guests = [await stack.enter_async_context(raw(one)) for _ in range(8)]
+        for guest in guests:
+            assert await guest.greet(Hello.of(identity_of(0), 0), Purpose.REQUEST) is None
+        tasks.start_soon(count)
+        await anyio.lowlevel.checkpoint()
+        for guest in guests:  # all are there before the server sees any
+            request = encode_call(Kind.REQUEST, 7, 1, bytes(size))
+            raw_socket = guest.stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django's
+            assert os.write(raw_socket.fileno(), request) == len(request)
+        for guest in guests:
+            assert (await guest.frame()).kind == Kind.ANSWER
+        tasks.cancel_scope.cancel()
+    assert (len(set(turns)) == 8) is alone
 
 
 async def test_a_peer_has_a_few_connections_only() -> None:
