@@ -28,9 +28,9 @@ CLOSED_WITHIN = 10.0
 """A second is the goal; more is allowed to a machine that does something else besides."""
 RATE = 1000
 """Connections a second."""
-BEHIND = {"tcp": 0.25, "grpc": 0.4}
-"""Seconds that an honest write may take at the 99th percentile in a flood of commands. Those of them that are taken are
-written too, on three disks that are one here."""
+BEHIND = {"tcp": 0.1, "grpc": 0.2}
+"""Seconds that an honest write may take at the 99th percentile in a flood of commands: twice what is allowed elsewhere,
+for machines that are half as fast. Those commands that are taken are written too, on three disks that are one here."""
 
 pytestmark = pytest.mark.parametrize("target", ["tcp", "grpc"], indirect=True)
 
