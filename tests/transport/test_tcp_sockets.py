@@ -192,7 +192,7 @@ async def test_past_the_limit_of_connections_new_ones_are_closed() -> None:
         async with raw(one) as first, raw(one) as second, raw(one) as third:
             await third.closed()
             for guest in (first, second):
-                assert await guest.greet(Hello.of(identity_of(0), 0), Purpose.REQUEST) is None
+                assert await guest.greet(Hello.of(None, 0), Purpose.REQUEST) is None
         assert counters(one) == {"full": 1}
 
 
@@ -224,7 +224,7 @@ async def test_what_a_peer_must_not_send_ends_its_connection(data: bytes) -> Non
 
 async def test_a_joiners_frames_have_a_smaller_limit() -> None:
     async with node(1, PATIENT.model_copy(update={"max_stranger_frame": 4096})) as one, raw(one) as joiner:
-        assert await joiner.greet(Hello.of(identity_of(0), 0), Purpose.REQUEST) is None
+        assert await joiner.greet(Hello.of(None, 0), Purpose.REQUEST) is None
         await joiner.send(encode_call(Kind.REQUEST, 0, 1, bytes(4096)))
         await joiner.closed()
         assert counters(one) == {"frame": 1}
