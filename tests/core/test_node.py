@@ -180,6 +180,7 @@ async def test_room_given_to_a_cancelled_caller_goes_to_the_next(memory: World) 
     async with open_node(config, store) as node, anyio.create_task_group() as tasks:
         assert node._parts is not None
         first = node._parts.replica.propose(b"1")
+        assert first is not None
         node._wake.set()
         scope = anyio.CancelScope()
 
@@ -196,7 +197,10 @@ async def test_room_given_to_a_cancelled_caller_goes_to_the_next(memory: World) 
         await until(lambda: len(node._waiting_for_room) == 2)
 
         class CancelAtOnce:
-            def set(self) -> None:
+            def done(self) -> bool:
+                return False
+
+            def set_result(self, _: None) -> None:
                 scope.cancel()
 
         first.waiter = CancelAtOnce()

@@ -42,17 +42,17 @@ def test_a_quarter_of_the_bytes_is_under_way_at_once_and_one_command_always() ->
     assert table.take(10) == [first, second]
     assert table.take(10) == []
     assert table.has_queued
-    table.close(first)  # what is answered makes room, and what has to go again
+    table.close(first.sequence)  # what is answered makes room, and what has to go again
     assert table.take(10) == [third]
     table.put_back([second, third])
     table.put_back([second, third])
     assert table.take(10) == [second, third]
-    table.close(second)
-    table.close(third)
+    table.close(second.sequence)
+    table.close(third.sequence)
     assert table.take(10) == [large]
     assert table.take(10) == []
-    table.close(large)
-    table.close(large)
+    table.close(large.sequence)
+    table.close(large.sequence)
     assert table.take(10) == [last]
 
 
@@ -63,9 +63,9 @@ def test_a_small_command_does_not_wait_for_larger_ones() -> None:
     small = [table.add(b"x") for _ in range(10)]
     assert table.take(1000) == small
     for proposal in small:
-        table.close(proposal)
+        table.close(proposal.sequence)
 
-    table.close(large[0])
+    table.close(large[0].sequence)
     assert table.take(1000) == [large[2]]
 
 
@@ -74,12 +74,12 @@ def test_large_commands_alone_have_a_quarter_of_the_bytes_under_way() -> None:
     small = table.add(b"x")
     large = [table.add(bytes(MIB // 4)) for _ in range(100)]
     assert table.take(1000) == [small]
-    table.close(small)
+    table.close(small.sequence)
     for count in range(16):  # until 8 MiB of them came after the last small one
         batch = table.take(1000)
         assert batch == large[2 * count : 2 * count + 2]
         for proposal in batch:
-            table.close(proposal)
+            table.close(proposal.sequence)
 
     assert table.take(1000) == large[32:96]
 
@@ -94,7 +94,7 @@ def test_large_commands_wait_for_the_small_ones_in_flight_but_not_for_all_of_the
     assert table.take(6) == small[16:]
     assert table.take(6) == []
     for proposal in [*small, *large[:2]]:
-        table.close(proposal)
+        table.close(proposal.sequence)
 
     assert table.take(6) == large[2:4]
 
@@ -110,8 +110,8 @@ def test_what_is_put_back_stands_in_front_and_in_order() -> None:
 def test_what_was_given_up_is_not_taken() -> None:
     table = proposals()
     first, second = table.add(b"x"), table.add(b"y")
-    table.close(first)
-    table.close(first)
+    table.close(first.sequence)
+    table.close(first.sequence)
     assert table.take(10) == [second]
     assert table.bytes == 1
     table.put_back([first])
@@ -122,11 +122,11 @@ def test_low_is_the_lowest_that_is_waited_for() -> None:
     table = proposals()
     first, second, third = (table.add(b"x") for _ in range(3))
     assert table.low == 1
-    table.close(second)
+    table.close(second.sequence)
     assert table.low == 1
-    table.close(first)
+    table.close(first.sequence)
     assert table.low == 3
-    table.close(third)
+    table.close(third.sequence)
     assert table.low == 4
 
 
@@ -135,10 +135,10 @@ def test_room_is_bounded_by_the_sessions_window() -> None:
     table = proposals(max_count=3)
     hanging = table.add(b"x")
     for _ in range(2):
-        table.close(table.add(b"x"))
+        table.close(table.add(b"x").sequence)
 
     assert not table.has_room(1)
-    table.close(hanging)
+    table.close(hanging.sequence)
     assert table.has_room(1)
 
 
@@ -185,7 +185,7 @@ def test_nothing_is_queued_twice_or_forgotten(steps: list[tuple[str, int, int]])
         elif action == "put back":
             table.put_back(taken)
         elif action == "close" and waiting:
-            table.close(waiting[number % len(waiting)])
+            table.close(waiting[number % len(waiting)].sequence)
         else:
             table.requeue_all()
 
@@ -204,7 +204,7 @@ def test_nothing_is_queued_twice_or_forgotten(steps: list[tuple[str, int, int]])
     while batch := table.take(1000):
         order += batch
         for proposal in batch:
-            table.close(proposal)
+            table.close(proposal.sequence)
 
     assert not len(table)
     for lane in (table._small, table._large):

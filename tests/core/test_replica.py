@@ -82,6 +82,11 @@ class Bench:
 
         return self.replica.effects()
 
+    def propose(self, command: bytes) -> Proposal:
+        proposal = self.replica.propose(command)
+        assert proposal is not None
+        return proposal
+
     def follow(self, term: int = 2) -> Effects:
         return self.effects(role=Role.FOLLOWER, leader=OTHER, term=term)
 
@@ -131,7 +136,7 @@ def test_messages_that_must_wait_leave_once_saved() -> None:
     effects = bench.effects(messages=[now], persisted_messages=[then], entries=[row], must_sync=True)
     assert effects.messages == [now]
     assert effects.write == Save(1, LogBatch(None, None, [row]))
-    assert bench.effects().messages == []
+    assert not bench.effects().messages
     bench.replica.saved(effects.write)
     assert bench.engine.told == [("persisted", 1)]  # before the message leaves (rule 14)
     assert bench.effects().messages == [then]
@@ -151,7 +156,7 @@ def test_a_ready_with_nothing_to_save_waits_for_those_before_it() -> None:
     bench = Bench()
     first = bench.effects(entries=[(10, 2, b"a")], must_sync=True).write
     assert first is not None
-    assert bench.effects(persisted_messages=[(OTHER, [b"later"])]).messages == []
+    assert not bench.effects(persisted_messages=[(OTHER, [b"later"])]).messages
     bench.replica.saved(first)
     assert bench.effects().messages == [(OTHER, [b"later"])]
     assert bench.told("persisted") == [("persisted", 1), ("persisted", 2)]
@@ -198,7 +203,7 @@ def test_a_commit_is_announced_after_two_quiet_turns_and_by_calls_within_a_turn_
 def test_a_session_is_opened_before_the_first_command() -> None:
     bench = Bench()
     bench.lead()
-    proposal = bench.replica.propose(b"x")
+    proposal = bench.propose(b"x")
     bench.effects()
     assert [_envelope.read_kind(context, 0) for context, _ in bench.engine.proposed] == [Kind.OPEN_SESSION]
     bench.open_session()
@@ -211,7 +216,7 @@ def test_a_command_is_answered_by_our_own_apply() -> None:
     bench = Bench()
     bench.lead()
     bench.open_session()
-    good, bad = bench.replica.propose(b"good"), bench.replica.propose(b"bad")
+    good, bad = bench.propose(b"good"), bench.propose(b"bad")
     work = applying(bench.commit(command(11, 1, b"good"), command(12, 2, b"bad")))
     assert (work.commands, work.index) == ([b"good", b"bad"], 12)
     bench.replica.applied_batch(work, [b"done", Rejection("no", b"why")])
@@ -256,7 +261,7 @@ def follower_with_one_forwarded() -> tuple[Bench, Proposal, Ask]:
     bench = Bench()
     bench.follow()
     bench.open_session()
-    proposal = bench.replica.propose(b"x")
+    proposal = bench.propose(b"x")
     ask = forwarded(bench.effects())
     assert ask.address == AWAY
     assert _requests.decode(ask.payload) == Forward(((_envelope.command_context(10, 1, 1), b"x"),))
@@ -275,7 +280,7 @@ def test_a_forwarded_command_is_not_sent_again_while_the_leader_has_it() -> None
 def test_a_lost_reply_leaves_the_outcome_unknown_and_is_retried() -> None:
     bench, proposal, ask = follower_with_one_forwarded()
     bench.replica.answered(ask, None)
-    assert bench.effects().asks == []  # not in a tight loop
+    assert not bench.effects().asks  # not in a tight loop
     bench.replica.tick()
     again = forwarded(bench.effects())
     assert again.proposals == [proposal]
@@ -320,7 +325,7 @@ def test_a_command_that_the_engine_holds_back_waits() -> None:
     bench.lead()
     bench.open_session()
     bench.engine.refuse = "transferring"
-    proposal = bench.replica.propose(b"x")
+    proposal = bench.propose(b"x")
     bench.effects()
     bench.engine.refuse = None
     bench.effects()
@@ -332,9 +337,9 @@ def test_stopping_answers_everyone() -> None:
     bench = Bench()
     bench.lead()
     bench.open_session()
-    handed = bench.replica.propose(b"x")
+    handed = bench.propose(b"x")
     bench.effects()
-    fresh, reader = bench.replica.propose(b"y"), bench.replica.read()
+    fresh, reader = bench.propose(b"y"), bench.replica.read()
     asked = bench.replica.request(Read())
     joining = bench.replica.request(Join("orders", b"3" * 16, "h:3"))
     assert set(bench.replica.stop()) == {handed, fresh, reader, asked, joining}
@@ -509,7 +514,7 @@ def test_nobody_hears_of_a_removal_before_its_commit_is_durable() -> None:
     ).write
     assert write == Save(2, LogBatch(None, HardState(2, 0, 10), []))
     later = bench.commit(command(11, 1), messages=[(OTHER, [b"commit 11"])])
-    assert (later.messages, bench.replica.applied, ticket.outcome) == ([], 9, None)
+    assert (later.messages, bench.replica.applied, ticket.outcome) == ((), 9, None)
     bench.replica.saved(write)
     effects = bench.commit(command(12, 2), messages=[(OTHER, [b"commit 12"])])
     assert effects.messages == [(OTHER, [b"commit 10"]), (OTHER, [b"commit 11"]), (OTHER, [b"commit 12"])]
@@ -542,7 +547,7 @@ def test_a_removal_of_one_that_is_gone_is_done_already() -> None:
 
 def test_everyone_is_told_where_we_are_until_it_answers() -> None:
     bench = Bench(retry_ticks=5)
-    assert bench.effects().asks == []  # not while it still recovers
+    assert not bench.effects().asks  # not while it still recovers
     bench.replica.tick()
     (ask,) = bench.effects().asks
     assert (ask.address, _requests.decode(ask.payload)) == (AWAY, Moved(ME, HOME))
@@ -554,7 +559,7 @@ def test_everyone_is_told_where_we_are_until_it_answers() -> None:
     bench.replica.answered(ask, _requests.encode_reply(reply(Bench().replica.request(Moved(ME, HOME)))))
     for _ in range(10):
         bench.replica.tick()
-        assert bench.effects().asks == []
+        assert not bench.effects().asks
 
 
 def test_a_member_that_moved_is_dialled_where_it_says() -> None:
@@ -676,7 +681,7 @@ def test_no_two_nodes_make_their_snapshots_at_the_same_index() -> None:
         us = replace(US, node_id=node_id)
         recovered = Recovered(us, HardState(2, 0, 9), Anchor(9, 2), bench.meta)
         replica = Replica(bench.engine, us, recovered, address=HOME, nonce=NONCE, settings=settings)
-        first.append(replica._next_snapshot_index())
+        first.append(replica._next_snapshot_index)
 
     assert all(9 < index <= 109 for index in first)
     assert min(abs(one - other) for one in first for other in first if one != other) >= 8
@@ -750,7 +755,7 @@ def test_a_peers_snapshot_is_installed_restored_and_adopted() -> None:
     bench = Bench()
     bench.follow()
     bench.open_session()
-    waiting = [bench.replica.propose(b"%d" % n) for n in range(2)]
+    waiting = [bench.propose(b"%d" % n) for n in range(2)]
     forwarded(bench.effects())
     membership, sessions = Membership.from_plain([4, [[ME, HOME, US.disk_id, True]]], BOTH), Sessions()
     sessions.open(10, ME, NONCE + bytes(4))

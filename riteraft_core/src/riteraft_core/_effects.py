@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from ._proposals import Proposal, Ticket
@@ -93,5 +93,5 @@ class Effects:
     """The other members' addresses, when they changed."""
     again: bool = False
     """Call `Replica.effects` once more in the next turn, whatever happens."""
-    notes: list[str] = field(default_factory=list)
+    notes: Sequence[str] = ()
     """For the log, at INFO: a new leader, a member come or gone."""

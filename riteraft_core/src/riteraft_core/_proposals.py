@@ -30,10 +30,13 @@ _ALONE = 8 * 1024 * 1024
 
 
 class Waiter(Protocol):
-    """Whoever sleeps until a ticket has its outcome; in a `Node` an event."""
+    """Whoever sleeps until a ticket has its outcome; in a `Node` on asyncio a future."""
 
-    def set(self) -> object:
-        """Wake it."""
+    def done(self) -> bool:
+        """Return whether it sleeps no more."""
+
+    def set_result(self, result: None, /) -> object:
+        """Wake it; only if it is not `done`."""
 
 
 class Ticket:
@@ -130,10 +133,6 @@ class Proposals:
     def __iter__(self) -> Iterator[Proposal]:
         return iter(self._open.values())
 
-    def get(self, sequence: int) -> Proposal | None:
-        """Return the proposal of that sequence, if its caller still waits."""
-        return self._open.get(sequence)
-
     def has_room(self, size: int) -> bool:
         """Say whether a command of `size` bytes may be added: by count, bytes, and the sessions' window.
 
@@ -147,19 +146,21 @@ class Proposals:
 
     def add(self, command: bytes) -> Proposal:
         """Queue a command."""
-        lane = self._small if len(command) <= _SMALL else self._large
-        proposal = Proposal(self._next, command, lane)
-        self._next += 1
-        self._open[proposal.sequence] = proposal
+        size = len(command)
+        lane = self._small if size <= _SMALL else self._large
+        sequence = self._next
+        proposal = self._open[sequence] = Proposal(sequence, command, lane)
+        self._next = sequence + 1
         lane.queue.append(proposal)
         lane.open += 1
-        self.bytes += len(command)
+        self.bytes += size
         return proposal
 
-    def close(self, proposal: Proposal) -> None:
-        """Take out a proposal that was answered or given up; twice does no harm."""
-        if self._open.pop(proposal.sequence, None) is None:
-            return
+    def close(self, sequence: int) -> Proposal | None:
+        """Take out and return the proposal of that sequence; None if it was answered or given up before."""
+        proposal = self._open.pop(sequence, None)
+        if proposal is None:
+            return None
 
         lane, size = proposal.lane, len(proposal.command)
         self.bytes -= size
@@ -170,8 +171,11 @@ class Proposals:
             lane.bytes_under_way -= size
 
         # A pointer that only moves forward: looking for the first key of a dict whose front was deleted is linear.
-        while self.low < self._next and self.low not in self._open:
-            self.low += 1
+        if sequence == self.low:
+            while self.low < self._next and self.low not in self._open:
+                self.low += 1
+
+        return proposal
 
     def take(self, max_count: int, max_bytes: float = math.inf) -> list[Proposal]:
         """Take from the queues what fits one batch and may go now, at least one if nothing is under way.

@@ -176,9 +176,9 @@ class Replica:
             self._membership, self._sessions = Membership.provisional(hints or {}), Sessions()
             self._applied_term = 0
 
-        self._snapshot_index = self.applied
         phase = self._me * _GOLDEN_RATIO % 1
         self._snapshot_phase = int(phase * self.settings.snapshot_entries)
+        self._note_snapshot(self.applied)
         self._anchor = recovered.anchor.index
         self._peers_changed = True
 
@@ -261,9 +261,10 @@ class Replica:
         for reason in self._engine.step(sender, messages):
             self.counters[f"dropped: {reason}"] += 1
 
-    def propose(self, command: bytes) -> Proposal:
-        """Take a command of our own program; call `has_room` first. It is answered by our own apply (rule 22)."""
-        return self._proposals.add(command)
+    def propose(self, command: bytes) -> Proposal | None:
+        """Take a command of our own program, or return None if there is no room. Our own apply answers it (rule 22)."""
+        proposals = self._proposals
+        return proposals.add(command) if proposals.has_room(len(command)) else None
 
     def has_room(self, size: int) -> bool:
         """Say whether a command of `size` bytes may be proposed now."""
@@ -271,7 +272,7 @@ class Replica:
 
     def abandon(self, proposal: Proposal) -> RiteraftError:
         """Give up waiting for a command; return what is known of its fate."""
-        self._proposals.close(proposal)
+        self._proposals.close(proposal.sequence)
         return proposal.failure("gave up waiting")
 
     def read(self) -> ReadTicket:
@@ -392,7 +393,7 @@ class Replica:
         self._writing = None
         if isinstance(write, Compact):
             self._snapshotting = self._snapshot_wanted = False
-            self._snapshot_index = write.meta.index
+            self._note_snapshot(write.meta.index)
             if not self._removed:
                 self._engine.snapshot_made(write.meta.index, write.meta.term, write.meta.conf_state)
                 if write.index > self._anchor:
@@ -407,7 +408,8 @@ class Replica:
         if write.batch.install is not None:
             assert self._restoring is not None
             self._restore_due = True
-            self._snapshot_index = self._anchor = self._restoring.index
+            self._anchor = self._restoring.index
+            self._note_snapshot(self._anchor)
 
     def applied_batch(self, work: Apply, answers: Sequence[Answer]) -> None:
         """Take the Store's answers to an `Apply`, one for each command."""
@@ -494,7 +496,7 @@ class Replica:
         tickets: list[Ticket] = []
         for proposal in list(self._proposals):
             proposal.outcome = proposal.failure("the node stopped")
-            self._proposals.close(proposal)
+            self._proposals.close(proposal.sequence)
             tickets.append(proposal)
 
         for ticket in self._reads.take_all():
@@ -592,12 +594,25 @@ class Replica:
         if self._writing is None:
             effects.write = self._writing = self._next_write()
 
-        effects.messages, self._messages = self._messages, []
-        effects.send_snapshots, self._streams_due = self._streams_due, []
-        effects.discards, self._discards = self._discards, []
-        effects.answered, self._answered = self._answered, []
-        effects.notes, self._notes = self._notes, []
-        effects.asks, self._asks_due = self._asks_due, []
+        # Most are empty most of the time, and this is called for every message: a new list for each would be felt.
+        if self._messages:
+            effects.messages, self._messages = self._messages, []
+
+        if self._answered:
+            effects.answered, self._answered = self._answered, []
+
+        if self._asks_due:
+            effects.asks, self._asks_due = self._asks_due, []
+
+        if self._streams_due:
+            effects.send_snapshots, self._streams_due = self._streams_due, []
+
+        if self._discards:
+            effects.discards, self._discards = self._discards, []
+
+        if self._notes:
+            effects.notes, self._notes = self._notes, []
+
         if self._peers_changed:
             self._peers_changed = False
             effects.peers = self.peers()
@@ -765,7 +780,7 @@ class Replica:
     def _keep_house(self) -> None:
         """Ask for what this node itself needs in the log: a session before its first command, its right address."""
         manage = self._manage_due and self.role is Role.LEADER
-        if self._kept_house_at == self._tick and self._session and not manage:
+        if self._kept_house_at == self._tick and not manage and (self._session or not self._proposals.has_queued):
             return  # the rest is looked at once a tick: this is called for every message
 
         self._kept_house_at = self._tick
@@ -920,7 +935,7 @@ class Replica:
 
     def _answer(self, proposal: Proposal, outcome: object) -> None:
         proposal.outcome = outcome
-        self._proposals.close(proposal)
+        self._proposals.close(proposal.sequence)
         self._answered.append(proposal)
 
     def _answer_ticket(self, ticket: Ticket, outcome: object) -> None:
@@ -1042,18 +1057,19 @@ class Replica:
         return Apply(index, term, size, commands, ids, repeats)
 
     def _finish(self, work: Apply, answers: Sequence[Answer]) -> None:
-        mine, proposals, sessions = self._session, self._proposals, self._sessions
+        mine, close, answered, sessions = self._session, self._proposals.close, self._answered, self._sessions
         sessions.complete(work.ids, answers)
-        if len(proposals):
+        if len(self._proposals):
             for (session, sequence), answer in zip(work.ids, answers, strict=True):
-                if session == mine and (proposal := proposals.get(sequence)) is not None:
-                    self._answer(proposal, answer if type(answer) is bytes else _to_outcome(answer))
+                if session == mine and (proposal := close(sequence)) is not None:
+                    proposal.outcome = answer if type(answer) is bytes else _to_outcome(answer)
+                    answered.append(proposal)
 
         for session, sequence in work.repeats:
-            if session == mine and (proposal := proposals.get(sequence)) is not None:
-                kept = sessions.answer(session, sequence)
-                if kept is not None:
-                    self._answer(proposal, _to_outcome(kept))
+            kept = sessions.answer(session, sequence) if session == mine else None
+            if kept is not None and (proposal := close(sequence)) is not None:
+                proposal.outcome = _to_outcome(kept)
+                answered.append(proposal)
 
         self.applied, self._applied_term = work.index, work.term
         self._applied_bytes += work.size
@@ -1166,21 +1182,22 @@ class Replica:
 
         return (
             self._snapshot_wanted
-            or self.applied >= self._next_snapshot_index()
+            or self.applied >= self._next_snapshot_index
             or self._applied_bytes - self._bytes_at_snapshot >= self.settings.snapshot_bytes
         )
 
-    def _next_snapshot_index(self) -> int:
-        """Return where the next snapshot is made: at most `snapshot_entries` after the last, never where a peer's is.
+    def _note_snapshot(self, index: int) -> None:
+        """Note the live snapshot's index: the next is made at most `snapshot_entries` on, never where a peer's is.
 
         Whoever makes one is slower for a moment. If all did it at the same index, the whole cluster would be.
         """
         entries = self.settings.snapshot_entries
-        return self._snapshot_index + entries - (self._snapshot_index - self._snapshot_phase) % entries
+        self._snapshot_index = index
+        self._next_snapshot_index = index + entries - (index - self._snapshot_phase) % entries
 
     def _batch_end(self) -> float:
         """Return the index at which the next batch ends at the latest: a snapshot or a digest is taken there."""
-        snapshot = math.inf if self._snapshotting else self._next_snapshot_index()
+        snapshot = math.inf if self._snapshotting else self._next_snapshot_index
         return min(snapshot, self._digests.next_due(self.applied))
 
 

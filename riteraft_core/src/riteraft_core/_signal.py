@@ -27,17 +27,18 @@ class Signal:
         """Let the next `wait` return, or the one under way."""
         if not self._is_set:
             self._is_set = True
-            if self._waiter is not None:
-                self._waiter.set()
+            waiter = self._waiter
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
 
     async def wait(self) -> None:
         """Return once it was set, at the earliest in the loop's next turn; it is unset then."""
         if self._is_set:
             await checkpoint()
         else:
-            self._waiter = self._new_waiter()
+            self._waiter = waiter = self._new_waiter()
             try:
-                await self._waiter.wait()
+                await waiter
             finally:
                 self._waiter = None
 

@@ -7,46 +7,46 @@ at each creation and goes through three objects, which cost more than all the re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Generator
 from contextlib import suppress
-from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import anyio
 
 
 class OneShot(Protocol):
-    """Set once, awaited by one task."""
+    """Set once, awaited by one task: what is used here of an `asyncio.Future`, which is one."""
 
-    def set(self) -> object:
-        """Wake the task; again, or after it was cancelled, does nothing."""
+    def done(self) -> bool:
+        """Return whether it was set, or its task cancelled: it may not be set any more."""
 
-    def wait(self) -> Awaitable[object]:
-        """Return what to await."""
+    def set_result(self, result: None, /) -> object:
+        """Wake the task."""
+
+    def __await__(self) -> Generator[Any, Any, object]:
+        """Wait until it is set."""
 
 
-class _OnAsyncio:
-    __slots__ = ("_future",)
+class _OnTrio:
+    def __init__(self) -> None:
+        self._event = anyio.Event()
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._future: asyncio.Future[None] = loop.create_future()
+    def done(self) -> bool:
+        return self._event.is_set()
 
-    def set(self) -> None:
-        if not self._future.done():
-            self._future.set_result(None)
+    def set_result(self, _: None, /) -> None:
+        self._event.set()
 
-    def wait(self) -> Awaitable[None]:
-        return self._future
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self._event.wait().__await__()
 
 
 def one_shots() -> Callable[[], OneShot]:
     """Return what makes waiters on the event loop that runs now."""
     try:
-        loop = asyncio.get_running_loop()
+        return asyncio.get_running_loop().create_future
     except RuntimeError:
-        return type(anyio.Event())
-
-    return partial(_OnAsyncio, loop)
+        return _OnTrio
 
 
 def from_threads() -> Callable[[Callable[[], object]], None]:

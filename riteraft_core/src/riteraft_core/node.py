@@ -94,6 +94,7 @@ class Node:
     def __init__(self, config: Config, logger: logging.Logger) -> None:
         """Not for use outside of `open_node`."""
         self._config = config
+        self._max_command_bytes = config.limits.max_command_bytes
         self._logger = logger
         self._parts: Parts | None = None
         self._snapshots: Snapshots | None = None
@@ -151,23 +152,26 @@ class Node:
         :raises OutcomeUnknown: it may or may not take effect.
         :raises NodeStopped: the node has stopped.
         """
-        replica = self._open_for_commands().replica
         if not isinstance(command, bytes):
             raise TypeError(f"a command must be bytes, not {type(command).__name__}")
 
-        limit = self._config.limits.max_command_bytes
-        if len(command) > limit:
-            raise ValueError(f"a command of {len(command)} bytes is over limits.max_command_bytes = {limit}")
+        if len(command) > self._max_command_bytes:
+            raise ValueError(
+                f"a command of {len(command)} bytes is over limits.max_command_bytes = {self._max_command_bytes}"
+            )
 
         deadline = math.inf if timeout is None else anyio.current_time() + timeout
-        while not replica.has_room(len(command)):
+        while True:
+            replica = self._open_for_commands()
+            proposal = replica.propose(command)
+            if proposal is not None:
+                break
+
             if not wait:
                 raise Busy("too many commands or bytes are in flight; send the command again later")
 
             await self._wait_for_room(deadline)
-            self._open_for_commands()
 
-        proposal = replica.propose(command)
         self._wake.set()
         if self._waiting_for_room and replica.has_room(0):
             self._make_room(1)  # one answer may make room for many: each one let in looks whether there is more
@@ -176,10 +180,10 @@ class Node:
         self._callers += 1
         try:
             if timeout is None:
-                await waiter.wait()
+                await waiter
             else:
                 with anyio.CancelScope(deadline=deadline):
-                    await waiter.wait()
+                    await waiter
         finally:
             self._callers -= 1
             if proposal.outcome is None:
@@ -307,7 +311,7 @@ class Node:
         self._wake.set()
         if ticket.outcome is None:
             waiter = ticket.waiter = self._new_waiter()
-            await waiter.wait()
+            await waiter
 
     async def _leave(self, parts: Parts) -> None:
         replica = parts.replica
@@ -372,11 +376,14 @@ class Node:
 
         return self._parts
 
-    def _open_for_commands(self) -> Parts:
+    def _open_for_commands(self) -> Replica:
         if self._winding_down:
             raise NodeStopped("the node is stopping")
 
-        return self._running()
+        if self._parts is None or self._stopped:  # `_running`, spelled out: a call less for each command
+            raise NodeStopped("the node has stopped")
+
+        return self._parts.replica
 
     # --- the life of a node --------------------------------------------------------------------------------------
 
@@ -541,8 +548,9 @@ class Node:
 
     def _wake_callers(self, tickets: Sequence[Ticket]) -> None:
         for ticket in tickets:
-            if ticket.waiter is not None:
-                ticket.waiter.set()
+            waiter = ticket.waiter
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
 
         if self._waiting_for_room:
             self._make_room(len(tickets))

@@ -7,11 +7,11 @@ import os
 import sqlite3
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from riteraft_core.errors import StorageError
 
@@ -103,7 +103,7 @@ class Connection:
 
         return self._raw
 
-    async def run(self, doing: str, call: Callable[[], T]) -> T:
+    def run(self, doing: str, call: Callable[[], T]) -> Coroutine[Any, Any, T]:
         """Run `call` in a worker thread; a cancelled caller waits until it has ended, and it always ends whole.
 
         :raises StorageError: `call` failed, or one before it did; `doing` is what the text says it was about.
@@ -111,7 +111,7 @@ class Connection:
         if self._closed:
             raise StorageError(f"{self._path}: {doing} was refused, because this storage has ended: it was closed")
 
-        return await self._worker.run(partial(self._run, doing, call))
+        return self._worker.run(partial(self._run, doing, call))
 
     def begin(self, doing: str, call: Callable[[], T]) -> Future[T]:
         """Run `call` in the worker thread, and go on; from any thread. A failure is the connection's, as with `run`."""

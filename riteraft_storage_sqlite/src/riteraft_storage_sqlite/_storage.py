@@ -305,9 +305,11 @@ class SqliteStorage:
 
     async def save(self, batch: LogBatch) -> None:
         """See `LogStorage.save`."""
-        await self._writer.run("saving", partial(self._save, batch))
-        if batch.install is not None:
-            self._forget(batch.install)
+        try:
+            await self._writer.run("saving", partial(self._save, batch))
+        finally:
+            if batch.install is not None:
+                self._forget_live(batch.install)
 
     def _save(self, batch: LogBatch) -> None:
         old = head = self._created_head()
@@ -469,8 +471,10 @@ class SqliteStorage:
 
     async def compact(self, token: str, index: int) -> None:
         """See `LogStorage.compact`."""
-        await self._writer.run("compacting", partial(self._compact, token, index))
-        self._forget(token)
+        try:
+            await self._writer.run("compacting", partial(self._compact, token, index))
+        finally:
+            self._forget_live(token)
 
     def _compact(self, token: str, index: int) -> None:
         head = self._created_head()
@@ -607,6 +611,12 @@ class SqliteStorage:
 
     def _forget(self, token: str) -> None:
         self._release(self._staged.pop(token)[0])
+
+    def _forget_live(self, token: str) -> None:
+        """Forget the token if its snapshot is the live one now, which needs nobody to hold it."""
+        staged = self._staged.get(token)
+        if staged is not None and self._head is not None and staged[0] == self._head.snapshot:
+            self._forget(token)
 
     def _release(self, snapshot: int) -> None:
         self._held[snapshot] -= 1

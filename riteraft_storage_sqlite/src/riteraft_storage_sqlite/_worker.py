@@ -21,14 +21,15 @@ T = TypeVar("T")
 class _Job:
     """A call with someone who waits for it on the event loop."""
 
-    __slots__ = ("_call", "_call_soon", "ended", "error", "result")
+    __slots__ = ("_call", "_call_soon", "ended", "error", "result", "waiter")
 
     def __init__(
-        self, call: Callable[[], Any], ended: OneShot, call_soon: Callable[[Callable[[], object]], None]
+        self, call: Callable[[], Any], waiter: OneShot, call_soon: Callable[[Callable[[], object]], None]
     ) -> None:
         self._call = call
         self._call_soon = call_soon
-        self.ended = ended
+        self.waiter = waiter
+        self.ended = False
         self.result: Any = None
         self.error: BaseException | None = None
 
@@ -38,7 +39,12 @@ class _Job:
         except BaseException as exc:
             self.error = exc
 
-        self._call_soon(self.ended.set)
+        self._call_soon(self._end)
+
+    def _end(self) -> None:
+        self.ended = True
+        if not self.waiter.done():
+            self.waiter.set_result(None)
 
 
 class Worker:
@@ -55,8 +61,16 @@ class Worker:
         """Run `call` after those given before it; a cancelled caller waits until it has ended, and it always ends."""
         job = _Job(call, self._new_waiter(), self._call_soon)
         self._put(job)
-        with anyio.CancelScope(shield=True):
-            await job.ended.wait()
+        try:
+            await job.waiter
+        except anyio.get_cancelled_exc_class():
+            # Not a shield around all of it: to make one for each save takes longer than the rest of this.
+            if not job.ended:
+                job.waiter = self._new_waiter()
+                with anyio.CancelScope(shield=True):
+                    await job.waiter
+
+            raise
 
         try:
             if job.error is not None:

@@ -55,4 +55,12 @@ class WakeUp:
     """A `Waiter` that calls back."""
 
     def __init__(self, call: Callable[[], None]) -> None:
-        self.set = call
+        self._call = call
+
+    def done(self) -> bool:
+        """Return False: it may be called at any time."""
+        return False
+
+    def set_result(self, _: None, /) -> None:
+        """Call back."""
+        self._call()

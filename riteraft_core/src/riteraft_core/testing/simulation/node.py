@@ -5,7 +5,7 @@ It does what `Node` and its tasks do, in virtual time, and like them decides not
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ... import _requests
@@ -313,13 +313,13 @@ class SimulatedNode:
     def propose(self, call: WriteCall, timeout: float | None) -> None:
         """Propose a command and give up after a while, or never."""
         replica = self._replica()
-        if not replica.has_room(len(call.command)):
+        proposal = replica.propose(call.command)
+        if proposal is None:
             call.outcome = NotApplied("no room")
             self.net.checks.disowns(call.command)
             return
 
         self._waiting.append(call)
-        proposal = replica.propose(call.command)
         self._wake()
         proposal.waiter = WakeUp(lambda: self._end_write(call, proposal))
 
@@ -465,11 +465,10 @@ class SimulatedNode:
         for note in effects.notes:
             net.note(f"{self} {note}")
 
-    def _wake_callers(self, tickets: object) -> None:
-        assert isinstance(tickets, list)
+    def _wake_callers(self, tickets: Sequence[Ticket]) -> None:
         for ticket in tickets:
             if ticket.waiter is not None:
-                ticket.waiter.set()
+                ticket.waiter.set_result(None)
 
     def _begin_write(self, write: Write) -> None:
         replica = self._replica()
