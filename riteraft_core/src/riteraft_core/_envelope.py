@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgpack
@@ -65,6 +65,16 @@ def read_command(raw: bytes) -> tuple[int, int, int] | None:
 
     _, _, session, sequence, low = COMMAND.unpack(raw)
     return session, sequence, low
+
+
+def read_commands(raws: Sequence[bytes]) -> Iterator[tuple[int, int, int, int, int]] | None:
+    """Return `COMMAND`'s fields of each, if every one of `raws` is the context of a command, else None."""
+    joined = b"".join(raws)
+    same_size = {COMMAND.size}.issuperset(map(len, raws))
+    if same_size and all(joined[at :: COMMAND.size] == COMMAND_HEAD[at : at + 1] * len(raws) for at in (0, 1)):
+        return COMMAND.iter_unpack(joined)
+
+    return None
 
 
 def read_kind(raw: bytes, index: int) -> Kind:

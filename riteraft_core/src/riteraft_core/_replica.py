@@ -11,6 +11,7 @@ rules from one seed. The order that must hold around the disk (etcd's four dutie
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
@@ -1027,34 +1028,46 @@ class Replica:
 
         The sessions run ahead of the Store by this one batch, so a snapshot is made only between two.
         """
-        commands: list[bytes] = []
-        ids: list[tuple[int, int]] = []
-        repeats: list[tuple[int, int]] = []
-        size = 0
-        index = term = 0
-        committed, admit, read_command = self._committed, self._sessions.admit, _envelope.COMMAND.unpack
-        command_size, command_head, normal = _envelope.COMMAND.size, _envelope.COMMAND_HEAD, int(EntryKind.NORMAL)
-        apply = Admission.APPLY
-        room, max_bytes, end = self.settings.max_batch_entries, self.settings.max_batch_bytes, self._batch_end()
-        while committed and room and size <= max_bytes and index < end:
-            room -= 1
-            index, term, kind, context, data = committed.popleft()
-            size += len(data)
-            if kind != normal:
-                self._apply_conf_change(index, context)
-            elif len(context) == command_size and context.startswith(command_head):
-                # `_envelope.read_command`, spelled out: a call for each entry costs as much as the rest of this loop.
-                _, _, session, sequence, low = read_command(context)
-                admission = admit(session, sequence, low)
-                if admission is apply:
-                    commands.append(data)
-                    ids.append((session, sequence))
-                elif admission is Admission.DUPLICATE:
-                    repeats.append((session, sequence))
-            elif context or data:
-                self._apply_internal(index, context, data)
+        entries, size = self._next_entries()
+        headers = None
+        if len(entries) > 1:
+            _, _, kinds, contexts, datas = zip(*entries, strict=True)
+            headers = None if any(kinds) else _envelope.read_commands(contexts)
 
+        if headers is not None:
+            commands, ids, repeats = self._sessions.admit_all(headers, datas)
+        else:
+            commands, ids, repeats = [], [], []
+            for index, _, kind, context, data in entries:
+                if kind != EntryKind.NORMAL:
+                    self._apply_conf_change(index, context)
+                elif (header := _envelope.read_command(context)) is not None:
+                    session, sequence, low = header
+                    admission = self._sessions.admit(session, sequence, low)
+                    if admission is Admission.APPLY:
+                        commands.append(data)
+                        ids.append((session, sequence))
+                    elif admission is Admission.DUPLICATE:
+                        repeats.append((session, sequence))
+                elif context or data:
+                    self._apply_internal(index, context, data)
+
+        index, term, *_ = entries[-1]
         return Apply(index, term, size, commands, ids, repeats)
+
+    def _next_entries(self) -> tuple[list[CommittedEntry], int]:
+        """Take the committed entries that are applied in one go, at least one; return them and the bytes of their data."""
+        committed, settings = self._committed, self.settings
+        room = min(settings.max_batch_entries, self._batch_end() - committed[0][0] + 1)
+        entries = list(committed if len(committed) <= room else itertools.islice(committed, max(1, int(room))))
+        size = sum([len(entry[4]) for entry in entries])
+        while size > settings.max_batch_bytes and len(entries) > 1:
+            size -= len(entries.pop()[4])
+
+        for _ in entries:
+            committed.popleft()
+
+        return entries, size
 
     def _finish(self, work: Apply, answers: Sequence[Answer]) -> None:
         mine, close, answered, sessions = self._session, self._proposals.close, self._answered, self._sessions

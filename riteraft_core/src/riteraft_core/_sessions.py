@@ -7,7 +7,7 @@ travels in snapshots. Nothing here may depend on a clock, a setting or a node.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -91,6 +91,37 @@ class Sessions:
 
         answers[sequence] = None
         return Admission.APPLY
+
+    def admit_all(
+        self, headers: Iterable[tuple[int, int, int, int, int]], commands: Sequence[bytes]
+    ) -> tuple[list[bytes], list[tuple[int, int]], list[tuple[int, int]]]:
+        """Decide on many commands as `admit` does on one after the other; `headers` are the fields of their contexts.
+
+        Return those to apply, the id of each of them, and the ids of the duplicates.
+        """
+        admitted: list[bytes] = []
+        ids: list[tuple[int, int]] = []
+        repeats: list[tuple[int, int]] = []
+        current, lowest, answers = -1, 0, dict[int, Answer | None]()
+        for (_, _, session_id, sequence, low), command in zip(headers, commands, strict=True):
+            if session_id == current and low <= lowest <= sequence and sequence not in answers:
+                answers[sequence] = None  # `admit`, where it has nothing else to do: a call less for most commands
+            else:
+                admission = self.admit(session_id, sequence, low)
+                session = self._sessions.get(session_id)
+                if session is not None:
+                    current, lowest, answers = session_id, session.low, session.answers
+
+                if admission is Admission.DUPLICATE:
+                    repeats.append((session_id, sequence))
+
+                if admission is not Admission.APPLY:
+                    continue
+
+            admitted.append(command)
+            ids.append((session_id, sequence))
+
+        return admitted, ids, repeats
 
     def complete(self, ids: Sequence[tuple[int, int]], answers: Sequence[Answer]) -> None:
         """Keep the Store's answers to commands that were admitted, until their proposers no longer need them."""

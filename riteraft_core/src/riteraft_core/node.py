@@ -650,24 +650,29 @@ class Node:
 
     def messages(self, peer: int, messages: Sequence[bytes]) -> None:
         """See `Handler.messages`."""
-        self._hand_in(lambda replica: replica.step(peer, messages))
-
-    def unreachable(self, peer: int) -> None:
-        """See `Handler.unreachable`."""
-        self._hand_in(lambda replica: replica.unreachable(peer))
-
-    def _hand_in(self, event: Callable[[Replica], None]) -> None:
         parts = self._parts
         if parts is None or self._stopped or self._removed:
             return
 
         try:
-            event(parts.replica)
+            parts.replica.step(peer, messages)
         except Exception as exc:
             self._fail(exc)
+        else:
+            self._drive_now(parts)
+
+    def unreachable(self, peer: int) -> None:
+        """See `Handler.unreachable`."""
+        parts = self._parts
+        if parts is None or self._stopped or self._removed:
             return
 
-        self._drive_now(parts)
+        try:
+            parts.replica.unreachable(peer)
+        except Exception as exc:
+            self._fail(exc)
+        else:
+            self._drive_now(parts)
 
     async def request(self, peer: int | None, payload: bytes, principal: Principal | None = None) -> bytes:
         """See `Handler.request`."""
