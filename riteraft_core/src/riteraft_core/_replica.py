@@ -57,9 +57,6 @@ from .types import (
 
 STATE_FORMAT = 2
 """Format 1 had no names of members; it is still read."""
-QUIET_TURNS = 2
-"""Turns without an append after which a leader sends a new commit index by itself: in the first the callers are
-answered, in the second they may have proposed again."""
 FOUNDING = HardState(term=1, vote=0, commit=1)
 """A founder's first hard state: with term 0 raft-rs panics on the first PreVote it rejects (rule 2)."""
 _GOLDEN_RATIO = (5**0.5 - 1) / 2
@@ -202,7 +199,7 @@ class Replica:
         self._stewardship = Stewardship(engine, identity, self.settings.promotion_rounds, self.counters)
         self._manage_due = False
         self._kept_house_at = -1
-        self._turns_to_notice = 0
+        self._commit_to_announce = False
 
         self._messages: list[PeerMessages] = []
         self._unsaved: deque[_Unsaved] = deque()
@@ -641,7 +638,7 @@ class Replica:
             self._note_leadership(ready)
 
         if ready.role is Role.LEADER and ready.hard_state is not None:
-            self._turns_to_notice = QUIET_TURNS
+            self._commit_to_announce = True
 
         install = None
         if ready.snapshot is not None:
@@ -862,8 +859,7 @@ class Replica:
             self._proposals.put_back(batch)
             return False
 
-        self._turns_to_notice = 0
-
+        self._commit_to_announce = False
         for offset, proposal in enumerate(batch, start=index + len(self._internal)):
             proposal.handed_over = True
             proposal.attempt = (offset, term)
@@ -876,16 +872,14 @@ class Replica:
 
         Whoever was just answered often proposes again at once, and that append carries the index for nothing.
         """
-        if not self._turns_to_notice or self._applying is not None:
+        if not self._commit_to_announce or self._applying is not None:
             return False
 
         if turn:
-            self._turns_to_notice -= 1
-
-        if self._turns_to_notice == 0:
+            self._commit_to_announce = False
             self._engine.announce_commit()
 
-        return self._turns_to_notice > 0
+        return self._commit_to_announce
 
     def _forward_own(self) -> None:
         address = self.address_of(self.leader)
@@ -927,7 +921,7 @@ class Replica:
             self.counters[f"held: {refused.reason}"] += 1
             return self._not_leader() if refused.reason == "not_leader" else Reply.retry(refused.reason)
 
-        self._turns_to_notice = 0
+        self._commit_to_announce = False
         return Reply(Status.OK, position)
 
     def _not_leader(self) -> Reply:
