@@ -1050,7 +1050,7 @@ class Replica:
         return Apply(index, term, size, commands, ids, repeats)
 
     def _next_entries(self) -> tuple[list[CommittedEntry], int]:
-        """Take the committed entries that are applied in one go, at least one; return them and the bytes of their data."""
+        """Take the committed entries that are applied in one go, at least one; return them and their data's bytes."""
         committed, settings = self._committed, self.settings
         room = min(settings.max_batch_entries, self._batch_end() - committed[0][0] + 1)
         entries = list(committed if len(committed) <= room else itertools.islice(committed, max(1, int(room))))

@@ -102,7 +102,8 @@ class Sessions:
         admitted: list[bytes] = []
         ids: list[tuple[int, int]] = []
         repeats: list[tuple[int, int]] = []
-        current, lowest, answers = -1, 0, dict[int, Answer | None]()
+        current, lowest = -1, 0
+        answers: dict[int, Answer | None] = {}
         for (_, _, session_id, sequence, low), command in zip(headers, commands, strict=True):
             if session_id == current and low <= lowest <= sequence and sequence not in answers:
                 answers[sequence] = None  # `admit`, where it has nothing else to do: a call less for most commands
@@ -125,7 +126,8 @@ class Sessions:
 
     def complete(self, ids: Sequence[tuple[int, int]], answers: Sequence[Answer]) -> None:
         """Keep the Store's answers to commands that were admitted, until their proposers no longer need them."""
-        current, kept = 0, dict[int, Answer | None]()
+        current = 0
+        kept: dict[int, Answer | None] = {}
         for (session_id, sequence), answer in zip(ids, answers, strict=True):
             if session_id != current:  # mostly one session's commands come together
                 session = self._sessions.get(session_id)

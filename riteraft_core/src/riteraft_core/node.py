@@ -474,8 +474,8 @@ class Node:
     def _drive(self, parts: Parts, turn: bool) -> None:
         effects = parts.replica.effects(turn=turn)
         if effects.apply is not None:
-            # What is to be sent and written goes first: the others need not wait for our Store. Whether there is more to
-            # do in the next turn is seen at the end, or that would come before those who are answered now.
+            # What is to be sent and written goes first: the others need not wait for our Store. Whether there is more
+            # to do in the next turn is seen at the end, or that would come before those who are answered now.
             work, effects.apply, effects.again = effects.apply, None, False
             self._carry_out(parts, effects)
             answers = parts.applier.apply_at_once(work.commands, work.index)

@@ -6,7 +6,7 @@ import itertools
 import random
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, aclosing, asynccontextmanager, closing, contextmanager, suppress
 from functools import partial
@@ -312,43 +312,39 @@ class SqliteStorage:
                 self._forget_live(batch.install)
 
     def _save(self, batch: LogBatch) -> None:
-        old = head = self._created_head()
+        old = self._created_head()
+        term, vote, commit, anchor, anchor_term, last, snapshot = old
         written = _SAVE_BYTES
         if batch.install is not None:
             snapshot, meta = self._find(batch.install)
-            head = head._replace(
-                anchor_index=meta.index, anchor_term=meta.term, last_index=meta.index, snapshot=snapshot
-            )
+            anchor, anchor_term, last = meta.index, meta.term, meta.index
             written += _DROP_BYTES
 
-        kept = head.last_index  # rows after this one are deleted
+        kept = last  # rows after this one are deleted
         run: Run | None = None
         more: Iterator[Run] = iter(())
         if batch.entries:
-            first, last = batch.entries[0][0], batch.entries[-1][0]
-            if not head.anchor_index < first <= head.last_index + 1:
-                raise StorageError(
-                    f"{self._path}: an entry at {first} does not follow a log of {head.anchor_index}..{head.last_index}"
-                )
+            first = batch.entries[0][0]
+            if not anchor < first <= last + 1:
+                raise StorageError(f"{self._path}: an entry at {first} does not follow a log of {anchor}..{last}")
 
-            more = self._packed(batch.entries)
+            more = pack(batch.entries)
             run = next(more)
-            kept = first - 1
-            head = head._replace(last_index=last)
+            kept, last = first - 1, batch.entries[-1][0]
 
         if batch.hard_state is not None:
             term, vote, commit = batch.hard_state
-            head = head._replace(term=term, vote=vote, commit=commit)
 
+        head = _Head(term, vote, commit, anchor, anchor_term, last, snapshot)
         if run is not None and run.last == last and kept == old.last_index and batch.install is None:
-            crc = checksum(run.data, self._group, first, last)
-            self._writer.raw.execute(SAVE, (*self._head_row(head), first, last, run.data, crc))
+            crc = checksum(run.data, self._group, run.first, last)
+            self._writer.raw.execute(SAVE, (*self._head_row(head), *run, crc))
             self._note_written(written + len(run.data))
         else:
             written += sum(len(data) for _, _, data in batch.entries)
             with self._transaction(written) as raw:
                 if kept < old.last_index or batch.install is not None:
-                    self._cut(raw, head.anchor_index, kept)
+                    self._cut(raw, anchor, kept)
 
                 if run is not None:
                     self._write_runs(raw, itertools.chain((run,), more))
@@ -369,12 +365,6 @@ class SqliteStorage:
         raw.execute("DELETE FROM log WHERE grp = ? AND first >= ?", (self._group, last + 1 if whole else first))
         if not whole:
             self._write_runs(raw, pack(run[: kept + 1 - first]))
-
-    def _packed(self, rows: Sequence[LogRow]) -> Iterator[Run]:
-        try:
-            yield from pack(rows)
-        except ValueError as exc:
-            raise StorageError(f"{self._path}: {exc}") from exc
 
     def _write_runs(self, raw: sqlite3.Connection, runs: Iterable[Run]) -> None:
         """Write each run before the next one is made: together they are as large as what is saved."""

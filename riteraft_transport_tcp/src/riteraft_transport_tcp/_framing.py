@@ -25,6 +25,7 @@ PROTOCOL = 1
 _HEAD = struct.Struct("!4sBBHQI")
 _CRC = struct.Struct("!I")
 _COUNT = struct.Struct("!I")
+_ONE = struct.Struct("!II")
 _REQUEST_ID = struct.Struct("!Q")
 _END = struct.Struct("!Q32s")
 
@@ -151,7 +152,10 @@ class FrameDecoder:
                 raise FrameError("a frame does not match its checksum")
             frames.append(Frame(kind, group, body))
             offset = end
-        if offset or source is data:
+        if offset == size:
+            if self._partial:
+                self._partial = bytearray()
+        elif offset or source is data:
             self._partial = bytearray(view[offset:])
         else:
             view.release()  # the same bytes are added to next time
@@ -170,7 +174,12 @@ def encode(kind: Kind, group: int, *parts: bytes) -> bytes:
 def encode_messages(group: int, messages: Sequence[bytes]) -> bytes:
     """Return one frame for a batch: count, all lengths, all messages."""
     count = len(messages)
-    return encode(Kind.MESSAGES, group, struct.pack(f"!{count + 1}I", count, *map(len, messages)), *messages)
+    if count == 1:  # mostly, with few writes in flight; to look the format up takes longer than the rest
+        lengths = _ONE.pack(1, len(messages[0]))
+    else:
+        lengths = struct.pack(f"!{count + 1}I", count, *map(len, messages))
+
+    return encode(Kind.MESSAGES, group, lengths, *messages)
 
 
 def decode_messages(body: memoryview) -> list[bytes]:
@@ -184,7 +193,10 @@ def decode_messages(body: memoryview) -> list[bytes]:
     offset = _COUNT.size * (count + 1)
     if offset > len(body):
         raise FrameError("a batch with more messages than its frame can hold")
-    lengths = struct.unpack_from(f"!{count}I", body, _COUNT.size)
+    if count == 1:
+        lengths = _COUNT.unpack_from(body, _COUNT.size)
+    else:
+        lengths = struct.unpack_from(f"!{count}I", body, _COUNT.size)
     if offset + sum(lengths) != len(body):
         raise FrameError("a batch whose lengths do not add up to its frame")
     messages = []

@@ -163,12 +163,13 @@ class RaftRs:
         except _NATIVE as exc:
             raise _ours(exc) from exc
 
+        if native is None:
+            return None
+
         # raft's own log waits in a ring of bounded size, where newer lines push out older ones if nobody reads.
         if self._logger.isEnabledFor(logging.DEBUG):
             for level, line in self._node.take_log():
                 self._logger.debug("raft-rs %s: %s", level, line)
-        if native is None:
-            return None
 
         hard_state = native.hard_state
         return Ready(
