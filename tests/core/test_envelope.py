@@ -24,6 +24,31 @@ def test_another_entry_is_no_command(kind: Kind) -> None:
     assert _envelope.read_kind(_envelope.context(kind), 1) is kind
 
 
+COMMANDS = st.builds(_envelope.command_context, numbers, numbers, numbers)
+CONTEXTS = COMMANDS | st.binary(max_size=30) | st.binary(min_size=26, max_size=26)
+
+
+@given(st.lists(COMMANDS, max_size=5) | st.lists(CONTEXTS, max_size=5))
+def test_many_contexts_are_read_as_one_by_one_if_all_are_commands(raws: list[bytes]) -> None:
+    one_by_one = [_envelope.read_command(raw) for raw in raws]
+    together = _envelope.read_commands(raws)
+    assert (None if together is None else [found[2:] for found in together]) == (
+        None if None in one_by_one else one_by_one
+    )
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_one_of_another_version_or_kind_among_many_is_no_command(at: int) -> None:
+    other = bytearray(_envelope.command_context(5, 6, 7))
+    other[at] += 1
+    assert _envelope.read_commands([_envelope.command_context(5, 6, 7), bytes(other)]) is None
+
+
+def test_contexts_of_two_sizes_that_add_up_are_no_commands() -> None:
+    raw = _envelope.command_context(5, 6, 7) + _envelope.command_context(5, 7, 7)
+    assert _envelope.read_commands([raw[:25], raw[25:]]) is None
+
+
 @pytest.mark.parametrize("raw", [b"", b"\x01", b"\x02\x01", b"\x01\x63", b"\x00\x00"])
 def test_an_unknown_kind_or_version_stops_the_node(raw: bytes) -> None:
     # To skip an entry that others apply would be to diverge from them in silence.

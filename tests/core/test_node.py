@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,6 +13,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from riteraft_core._effects import Effects
 from riteraft_core._plugins import TRANSPORT, Plugins
 from riteraft_core.memory import MemoryDisk
 from riteraft_core.types import LogBatch
@@ -225,6 +227,26 @@ async def test_one_answer_that_makes_room_for_many_lets_many_in(memory: World) -
         await until(lambda: not node._waiting_for_room)
         store.gate.set()
         await until(lambda: store.counter.total == 21)
+
+
+async def test_an_answer_is_part_of_its_turn_and_no_turn_in_which_nobody_proposed(memory: World) -> None:
+    # Else a leader announces a commit, with two messages and two answers, that the next append would have carried.
+    async with open_node(memory.config(bootstrap=True), Counter()) as node:
+        assert node._parts is not None
+        replica = node._parts.replica
+        effects, calls = replica.effects, list[tuple[bool, bool]]()
+
+        def recorded(*, turn: bool = True) -> Effects:
+            found = effects(turn=turn)
+            calls.append((turn, found.apply is not None))
+            return found
+
+        replica.effects = recorded  # type: ignore[method-assign]
+        await node.propose(b"1")
+
+    after_applying = [turn for (_, applies), (turn, _) in itertools.pairwise(calls) if applies]
+    assert after_applying
+    assert not any(after_applying)
 
 
 # --- reads -----------------------------------------------------------------------------------------------------------

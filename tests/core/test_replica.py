@@ -256,6 +256,44 @@ def test_the_next_batch_waits_for_the_store() -> None:
     assert applying(bench.effects()).index == 12
 
 
+@pytest.mark.parametrize(
+    ("settings", "sizes", "batches"),
+    [
+        ({"max_batch_entries": 2}, [1] * 5, [2, 2, 1]),
+        ({"max_batch_bytes": 10}, [4, 4, 4, 10, 11, 1, 1], [2, 1, 1, 1, 2]),
+        ({"snapshot_entries": 1 << 60, "digest_entries": 3}, [1] * 7, [2, 3, 2]),
+    ],
+    ids=["by count", "by bytes, and one alone", "up to where a digest is taken"],
+)
+def test_what_is_applied_in_one_go_is_bounded(settings: dict[str, int], sizes: list[int], batches: list[int]) -> None:
+    bench = Bench(**settings)
+    bench.open_session()
+    entries = [command(11 + n, 1 + n, bytes(size)) for n, size in enumerate(sizes)]
+    effects = bench.commit(*entries)
+    for length in batches:
+        work = applying(effects)
+        assert [len(data) for data in work.commands] == sizes[:length]
+        assert work.size == sum(sizes[:length])
+        del sizes[:length]
+        bench.replica.applied_batch(work, [b""] * length)
+        effects = bench.effects()
+        if effects.digest is not None:
+            bench.replica.digest_taken(effects.digest, b"same")
+            effects = bench.effects()
+
+    assert effects.apply is None
+
+
+def test_commands_among_other_entries_are_applied_in_their_order() -> None:
+    bench = Bench()
+    bench.open_session()
+    moved = (12, 2, EntryKind.NORMAL, _envelope.context(Kind.ADDRESS), _envelope.pack_address(OTHER, "moved:1"))
+    empty = (13, 2, EntryKind.NORMAL, b"", b"")
+    work = applying(bench.commit(command(11, 1, b"a"), moved, empty, command(14, 2, b"b"), command(15, 1, b"a")))
+    assert (work.index, work.commands, work.ids, work.repeats) == (15, [b"a", b"b"], [(10, 1), (10, 2)], [(10, 1)])
+    assert bench.replica.status().members[OTHER] == "moved:1"
+
+
 def follower_with_one_forwarded() -> tuple[Bench, Proposal, Ask]:
     bench = Bench()
     bench.follow()

@@ -144,3 +144,23 @@ def test_no_sequence_is_ever_applied_twice(copies: list[tuple[int, int]]) -> Non
     sessions = opened()
     done = [sequence for sequence, low in copies if sessions.admit(5, sequence, low) is APPLY]
     assert len(done) == len(set(done))
+
+
+headers = st.tuples(st.integers(0, 7), st.integers(0, 8), st.integers(0, 8))
+
+
+@given(st.lists(headers, max_size=40), st.integers(0, 40))
+def test_many_commands_are_decided_as_one_after_the_other(asked: list[tuple[int, int, int]], split: int) -> None:
+    single, many = opened(), opened()
+    for table in (single, many):
+        table.open(6, 2, b"another")
+
+    for part in (asked[:split], asked[split:]):
+        decided = [single.admit(*header) for header in part]
+        names = [b"%d" % n for n in range(len(part))]
+        admitted, ids, repeats = many.admit_all([(1, 1, *header) for header in part], names)
+        to_apply = [n for n, admission in enumerate(decided) if admission is APPLY]
+        assert admitted == [names[n] for n in to_apply]
+        assert ids == [part[n][:2] for n in to_apply]
+        assert repeats == [part[n][:2] for n, admission in enumerate(decided) if admission is DUPLICATE]
+        assert single.to_plain() == many.to_plain()
