@@ -6,10 +6,11 @@
 use std::collections::VecDeque;
 
 use prost::Message as _;
-use raft::eraftpb::{ConfState, Entry, HardState, Message, MessageType};
+use raft::eraftpb::{ConfChangeV2, ConfState, Entry, HardState, Message, MessageType};
 use raft::{Changer, Config, ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
 
 use crate::conf::{self, LIMIT};
+use crate::farewell::Farewell;
 use crate::fault::Fault;
 use crate::gate::{Gate, HEARTBEAT_PAST_LOG};
 use crate::log_ring::LogRing;
@@ -101,6 +102,9 @@ pub struct Engine {
     vote: (u64, u64),
     /// The Ready that carried a snapshot, and that snapshot, until it is durable.
     installing: Option<(u64, SnapshotMark)>,
+    /// The highest commit index that a leader other than us told us since the start.
+    told: u64,
+    farewell: Option<Farewell>,
     removed: bool,
 }
 
@@ -162,6 +166,8 @@ impl Engine {
             unsaved_votes: VecDeque::new(),
             vote,
             installing: None,
+            told: 0,
+            farewell: None,
             removed: false,
         };
         engine.draw_timeout();
@@ -218,7 +224,7 @@ impl Engine {
     fn leave_joint_state(&mut self) {
         let raft = &self.raw.raft;
         let joint = !raft.prs().conf().to_conf_state().voters_outgoing.is_empty();
-        if joint && self.leads() && !raft.has_pending_conf() && raft.lead_transferee.is_none() {
+        if joint && self.leads() && !self.has_pending_conf() && raft.lead_transferee.is_none() {
             // Were it refused, the next tick would ask again.
             let _ = self.append_conf_change(Vec::new(), Vec::new());
         }
@@ -257,7 +263,7 @@ impl Engine {
             }
             return Err(reason);
         }
-        let kind = message.msg_type;
+        let (kind, commit) = (message.msg_type, message.commit);
         if kind == MessageType::MsgTimeoutNow as i32 {
             self.campaigns += 1;
         }
@@ -265,6 +271,9 @@ impl Engine {
         if kind == MessageType::MsgAppend as i32 {
             self.suspicion
                 .append(sender, self.raw.raft.raft_log.last_index());
+        }
+        if kind == MessageType::MsgAppend as i32 || kind == MessageType::MsgHeartbeat as i32 {
+            self.told = self.told.max(commit);
         }
         Ok(())
     }
@@ -338,10 +347,10 @@ impl Engine {
     ) -> Result<(u64, u64), Fault> {
         let change = conf::change(pairs).map_err(Fault::invalid)?;
         self.check_may_propose()?;
-        let raft = &self.raw.raft;
-        if raft.has_pending_conf() {
+        if self.has_pending_conf() {
             return Err(Fault::Refused("pending_conf_change"));
         }
+        let raft = &self.raw.raft;
         let joint = !raft.prs().conf().to_conf_state().voters_outgoing.is_empty();
         if joint != change.changes.is_empty() {
             return Err(Fault::Refused("joint"));
@@ -452,7 +461,8 @@ impl Engine {
 
     /// Takes what there is to do: entries go into the tail, conf changes into force, in this order.
     pub fn ready(&mut self) -> Option<Effects> {
-        if !self.raw.has_ready() && !self.tail().is_wanted() {
+        let may_leave = self.may_leave();
+        if !self.raw.has_ready() && !self.tail().is_wanted() && !may_leave {
             return None;
         }
         let mut ready = self.raw.ready();
@@ -472,7 +482,15 @@ impl Engine {
             false => ready.take_persisted_messages(),
         };
         let read_states = ready.take_read_states();
-        let committed = ready.take_committed_entries();
+        let mut committed = ready.take_committed_entries();
+        let last_committed = committed.last().map(|entry| entry.index);
+        if let Some(farewell) = &mut self.farewell {
+            farewell.push(std::mem::take(&mut committed));
+        }
+        if may_leave {
+            let farewell = self.farewell.take();
+            committed = farewell.map_or_else(Vec::new, Farewell::into_entries);
+        }
         let snapshot = ready.snapshot().metadata.clone().map(|meta| SnapshotMark {
             at: Mark {
                 index: meta.index,
@@ -496,6 +514,7 @@ impl Engine {
         let installed = snapshot.as_ref().map(|mark| mark.at);
         if let Some(mark) = snapshot {
             self.installing = Some((number, mark));
+            self.farewell = None;
         }
         let mut effects = Effects {
             number,
@@ -518,7 +537,20 @@ impl Engine {
             removed: false,
         };
         self.sort_messages(messages, &mut effects);
-        self.apply_conf_changes(&mut effects);
+        self.apply_conf_changes(&mut effects, may_leave);
+        let applied = match &self.farewell {
+            // Told that it is applied, raft-rs would find itself joint still, and append another leave.
+            Some(farewell) if farewell.leaves_joint() => effects.committed.last().map(|e| e.index),
+            _ => last_committed,
+        };
+        if let Some(last) = applied.filter(|_| !self.removed) {
+            let before = self.raw.raft.raft_log.last_index();
+            self.raw.advance_apply_to(last);
+            if self.raw.raft.raft_log.last_index() > before {
+                // The leave of a joint state: raft-rs appends it, but tells nobody before the next heartbeat.
+                self.raw.raft.bcast_append();
+            }
+        }
         effects.snapshot_wanted = self.tail().take_wanted();
         Some(effects)
     }
@@ -549,18 +581,46 @@ impl Engine {
         }
     }
 
-    /// Puts each committed conf change in force, then tells raft that all is applied (rule 10).
-    ///
-    /// To raft "applied" means handed out. The other order would never leave a joint state.
-    fn apply_conf_changes(&mut self, effects: &mut Effects) {
-        let Some(last) = effects.committed.last().map(|entry| entry.index) else {
-            return;
+    /// Says whether our removal, which was kept back, may take effect (rule 11).
+    fn may_leave(&self) -> bool {
+        let prs = self.raw.raft.prs();
+        self.farewell.as_ref().is_some_and(|farewell| {
+            self.told >= farewell.index
+                || (self.leads()
+                    && farewell.is_known(|id| prs.get(id).map_or(0, |peer| peer.committed_index)))
+        })
+    }
+
+    /// Who takes part after a change, if that is not us any more.
+    fn without_us(&self, change: &ConfChangeV2) -> Option<ConfState> {
+        let raft = &self.raw.raft;
+        let mut changer = Changer::new(raft.prs());
+        let outcome = match (change.leave_joint(), change.enter_joint()) {
+            (true, _) => changer.leave_joint(),
+            (false, Some(auto_leave)) => changer.enter_joint(auto_leave, &change.changes),
+            (false, None) => changer.simple(&change.changes),
         };
+        let after = outcome.ok()?.0.to_conf_state();
+        (raft.prs().get(raft.id).is_some() && !conf::holds(&after, raft.id)).then_some(after)
+    }
+
+    /// Puts each committed conf change in force, before raft is told that all is applied (rule 10).
+    ///
+    /// Our own removal, and all after it, is kept back unless we `may_leave` or were told that it is committed (rule
+    /// 11). To raft that is applied, too: as long as it has one that is not, it does not stand for election.
+    fn apply_conf_changes(&mut self, effects: &mut Effects, may_leave: bool) {
         let mut end = effects.committed.len();
+        let mut farewell = None;
         for (place, entry) in effects.committed.iter().enumerate() {
             let outcome = match conf::decode(entry) {
                 Ok(None) => continue,
                 Ok(Some(change)) => {
+                    if !may_leave && entry.index > self.told {
+                        if let Some(after) = self.without_us(&change) {
+                            farewell = Some((place, after));
+                            break;
+                        }
+                    }
                     let was_in = self.raw.raft.prs().get(self.raw.raft.id).is_some();
                     let outcome = self
                         .raw
@@ -590,13 +650,9 @@ impl Engine {
             // What comes after our removal is not ours to apply, and raft must not be touched any more.
             effects.committed.truncate(end);
             effects.removed = true;
-        } else {
-            let before = self.raw.raft.raft_log.last_index();
-            self.raw.advance_apply_to(last);
-            if self.raw.raft.raft_log.last_index() > before {
-                // The leave of a joint state: raft-rs appends it, but tells nobody before the next heartbeat.
-                self.raw.raft.bcast_append();
-            }
+        } else if let Some((place, after)) = farewell {
+            self.farewell = Some(Farewell::new(effects.committed.split_off(place), after));
+            self.announce_commit();
         }
     }
 
@@ -691,6 +747,11 @@ impl Engine {
             .collect();
         progress.sort_unstable_by_key(|peer| peer.id);
         progress
+    }
+
+    /// A conf change may be in the log that is not in force yet.
+    pub fn has_pending_conf(&self) -> bool {
+        self.raw.raft.has_pending_conf() || self.farewell.is_some()
     }
 
     fn leads(&self) -> bool {

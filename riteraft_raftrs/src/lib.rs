@@ -5,6 +5,7 @@
 
 mod conf;
 mod engine;
+mod farewell;
 mod fault;
 mod gate;
 mod log_ring;

@@ -44,7 +44,7 @@ impl Status {
             last_index: raft.raft_log.last_index(),
             conf_state: conf::to_tuple(&raft.prs().conf().to_conf_state()),
             transferring_to: raft.lead_transferee.unwrap_or(0),
-            pending_conf_change: raft.has_pending_conf(),
+            pending_conf_change: engine.has_pending_conf(),
             progress: peers
                 .map(|p| (p.id, p.matched, p.next_index, p.state, p.recent_active))
                 .collect(),

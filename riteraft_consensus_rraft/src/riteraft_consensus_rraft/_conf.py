@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import rraft
 from riteraft_core.types import ConfState
@@ -101,3 +101,34 @@ def voters_after(conf: ConfState, changes: Changes) -> frozenset[int]:
             voters.discard(node_id)
 
     return frozenset(voters)
+
+
+def is_leave(encoded: bytes) -> bool:
+    """Say whether an encoded ConfChangeV2 is the leave of a joint state."""
+    return _wire.read_conf_change_v2(encoded) == (0, [])
+
+
+def voters_without(conf: ConfState, encoded: bytes, node_id: int) -> list[Collection[int]] | None:
+    """Return who votes after an encoded ConfChangeV2, in both halves, if it takes `node_id` out; else None."""
+    transition, changes = _wire.read_conf_change_v2(encoded)
+    outgoing: Collection[int] = ()
+    if is_leave(encoded):
+        voters: Collection[int] = conf.voters
+        learners = {*conf.learners, *conf.learners_next}
+        possible = bool(conf.voters_outgoing)
+    else:
+        voters = voters_after(conf, changes)
+        learners = set(conf.learners)
+        for kind, changed in changes:
+            learners.discard(changed)
+            if kind == ADD_LEARNER:
+                learners.add(changed)
+
+        possible = bool(voters) and not conf.voters_outgoing
+        if len(changes) > 1 or transition:
+            outgoing = conf.voters
+
+    if not possible or node_id not in conf or node_id in {*voters, *outgoing, *learners}:
+        return None
+
+    return [voters, outgoing] if outgoing else [voters]

@@ -33,6 +33,7 @@ from riteraft_core.types import (
 
 from . import _conf, _timeouts, _wire
 from ._conf import LIMIT
+from ._farewell import Farewell
 from ._gate import HEARTBEAT_PAST_LOG, Dropped, Gate
 from ._suspicion import Suspicion
 from ._tail import Tail, TailEntry
@@ -108,6 +109,9 @@ class Rraft:
         self._broken: str | None = None
         """What raft-rs panicked at: from then on nobody knows what its parts look like."""
         self._removed = False
+        self._told = 0
+        """The highest commit index that a leader other than us told us since the start."""
+        self._farewell: Farewell | None = None
         self._context = context
         self._suspicion = Suspicion()
         self._rounds: dict[bytes, None] = {}
@@ -203,7 +207,7 @@ class Rraft:
         if (
             self._conf_state.voters_outgoing
             and self._leads(raft)
-            and not raft.has_pending_conf()
+            and not self._has_pending_conf(raft)
             and raft.get_lead_transferee() is None
         ):
             with suppress(Refused):  # the next tick asks again
@@ -264,6 +268,8 @@ class Rraft:
         self._step_checked(message)
         if view.kind == _wire.APPEND:
             self._suspicion.append(sender, raft.get_raft_log().last_index())
+        if view.kind in (_wire.APPEND, _wire.HEARTBEAT):
+            self._told = max(self._told, view.commit)
 
     @_guarded
     def step_snapshot(self, sender: int, message: bytes, index: int, term: int) -> str | None:
@@ -347,7 +353,7 @@ class Rraft:
 
         raft = self._raw.get_raft()
         self._check_may_propose(raft)
-        if raft.has_pending_conf():
+        if self._has_pending_conf(raft):
             raise Refused("pending_conf_change")
 
         joint = bool(self._conf_state.voters_outgoing)
@@ -429,10 +435,11 @@ class Rraft:
     @_guarded
     def ready(self) -> Ready | None:
         """Take what there is to do: entries go into the tail, conf changes into force, in this order."""
-        if not self._raw.has_ready() and not self._tail.wanted:
+        raft = self._raw.get_raft()
+        may_leave = self._may_leave(raft)
+        if not self._raw.has_ready() and not self._tail.wanted and not may_leave:
             return None
 
-        raft = self._raw.get_raft()
         owner = self._raw.ready()
         ready = owner.make_ref()
         number: int = ready.number()
@@ -445,12 +452,18 @@ class Rraft:
         ]
         read_states = [(state.get_index(), bytes(state.get_request_ctx())) for state in ready.take_read_states()]
         committed = [_read_committed(entry.make_ref()) for entry in ready.take_committed_entries()]
+        last_committed = committed[-1][0] if committed else None
+        if self._farewell is not None:
+            self._farewell.entries += committed
+            committed = self._farewell.entries if may_leave else []
+            self._farewell = None if may_leave else self._farewell
 
         installed = None
         if ready.snapshot():
             assert self._taken is not None
             installed = self._taken[:2]
             self._installing = number
+            self._farewell = None
             self._tail.restart_after(Anchor(*installed))
 
         rows: list[LogRow] = []
@@ -469,7 +482,19 @@ class Rraft:
         self._raw.advance_append_async(ready)
         term, role, leader = raft.get_term(), _ROLES[repr(raft.get_state())], raft.get_leader_id()
         now, later, snapshots = self._sort_messages(messages, leads=leads)
-        committed, conf_states = self._apply_conf_changes(raft, committed)
+        committed, conf_states = self._apply_conf_changes(raft, committed, may_leave=may_leave)
+        if self._farewell is not None and self._farewell.leaves_joint:
+            # Told that it is applied, raft-rs would find itself joint still, and append another leave.
+            last_committed = committed[-1][0] if committed else None
+
+        if last_committed is not None and not self._removed:
+            log = raft.get_raft_log()
+            before = log.last_index()
+            self._raw.advance_apply_to(last_committed)
+            if log.last_index() > before:
+                # The leave of a joint state: raft-rs appends it, but tells nobody before the next heartbeat.
+                raft.bcast_append()
+
         return Ready(
             number=number,
             term=term,
@@ -524,20 +549,44 @@ class Rraft:
 
         return list(now.items()), list(later.items()), snapshots
 
-    def _apply_conf_changes(
-        self, raft: Any, committed: list[CommittedEntry]
-    ) -> tuple[list[CommittedEntry], list[tuple[int, ConfState, str | None]]]:
-        """Put each committed conf change in force, then tell raft that all is applied (rule 10).
+    def _may_leave(self, raft: Any) -> bool:
+        """Say whether our removal, which was kept back, may take effect (rule 11)."""
+        farewell = self._farewell
+        if farewell is None:
+            return False
+        if self._told >= farewell.index:
+            return True
+        if not self._leads(raft):
+            return False
 
-        To raft "applied" means handed out. The other order would never leave a joint state.
+        acknowledged = {}
+        for item in raft.prs().collect():
+            node_id, progress = item.id(), item.progress()
+            acknowledged[node_id] = progress.get_committed_index()
+
+        return farewell.is_known(lambda node_id: acknowledged.get(node_id, 0))
+
+    def _apply_conf_changes(
+        self, raft: Any, committed: list[CommittedEntry], *, may_leave: bool
+    ) -> tuple[list[CommittedEntry], list[tuple[int, ConfState, str | None]]]:
+        """Put each committed conf change in force, before raft is told that all is applied (rule 10).
+
+        Our own removal, and all after it, is kept back unless we `may_leave` or were told that it is committed (rule
+        11). To raft that is applied, too: as long as it has one that is not, it does not stand for election.
         """
         conf_states: list[tuple[int, ConfState, str | None]] = []
-        if not committed:
-            return committed, conf_states
-
         for place, (index, term, kind, _, data) in enumerate(committed):
             if kind == EntryKind.NORMAL:
                 continue
+
+            if not may_leave and index > self._told:
+                farewell = self._farewell_at(committed, place)
+                if farewell is not None:
+                    self._farewell = farewell
+                    if self._leads(raft):
+                        raft.bcast_append()
+
+                    return committed[:place], conf_states
 
             was_in = self._context.node_id in self._conf_state
             refused = self._put_in_force(_wire.Entry(index, term, kind, data))
@@ -548,14 +597,21 @@ class Rraft:
                 self._removed = True
                 return committed[: place + 1], conf_states
 
-        log = raft.get_raft_log()
-        before = log.last_index()
-        self._raw.advance_apply_to(committed[-1][0])
-        if log.last_index() > before:
-            # The leave of a joint state: raft-rs appends it, but tells nobody before the next heartbeat.
-            raft.bcast_append()
-
         return committed, conf_states
+
+    def _farewell_at(self, committed: list[CommittedEntry], place: int) -> Farewell | None:
+        """Return what is to be kept back if the entry at `place` is our removal."""
+        index, term, kind, _, data = committed[place]
+        try:
+            change = _conf.decode(_wire.Entry(index, term, kind, data))
+        except ValueError:
+            return None
+
+        voters = None if change is None else _conf.voters_without(self._conf_state, change, self._context.node_id)
+        if voters is None or change is None:
+            return None
+
+        return Farewell(committed[place:], voters, _conf.is_leave(change))
 
     def _put_in_force(self, entry: _wire.Entry) -> str | None:
         """Apply one conf change; return why it was refused."""
@@ -638,7 +694,7 @@ class Rraft:
             last_index=log.last_index(),
             conf_state=self._conf_state,
             transferring_to=raft.get_lead_transferee() or 0,
-            pending_conf_change=raft.has_pending_conf(),
+            pending_conf_change=self._has_pending_conf(raft),
             progress=self._progress(raft),
         )
 
@@ -662,6 +718,10 @@ class Rraft:
                 )
 
         return sorted(found, key=lambda progress: progress.node_id)
+
+    def _has_pending_conf(self, raft: Any) -> bool:
+        """Say whether a conf change may be in the log that is not in force yet."""
+        return bool(raft.has_pending_conf()) or self._farewell is not None
 
     def _leads(self, raft: Any) -> bool:
         return bool(raft.get_state() == rraft.StateRole.Leader)

@@ -1119,9 +1119,41 @@ class ConsensusSuite:
         cluster.pump()
         cluster.lose = lambda message: False
         cluster.cut = {1}
+        cluster.tick_until(lambda: cluster[2].status().commit >= 3 and cluster.confs[3] == [(3, conf([1, 3]), None)])
+        assert not cluster.removed, "one of the two that stay does not know of it"
+        cluster.cut = set()
         cluster.tick_until(lambda: cluster.removed == {2})
         assert cluster.last_ready[2].role is Role.LEADER
-        assert cluster.confs[2] == [(3, conf([1, 3]), None)]
+        assert cluster.confs[1] == cluster.confs[2] == [(3, conf([1, 3]), None)]
+
+    @pytest.mark.parametrize("silence", [3, 100])
+    def test_rule_11_of_two_voters_the_one_that_stays_knows_it_before_the_other_goes(
+        self, lab: Lab, silence: int
+    ) -> None:
+        """Else it would need the vote of one that is gone; also if that one is deposed, with a longer log, meanwhile."""
+        cluster = lab.cluster(2)
+        cluster.elect(1)
+        cluster.lose = lambda message: message.kind == Kind.APPEND_RESPONSE
+        cluster[1].propose_conf_change(b"", [("remove", 2)])
+        cluster.pump()
+        cluster.cut = {1}
+        cluster.tick_until(lambda: cluster[1].status().role is not Role.LEADER)
+        cluster.cut = set()
+        # The removed one leads and commits its removal, but the news of that is lost.
+        cluster.lose = lambda message: message.kind in (Kind.APPEND, Kind.HEARTBEAT) and message.commit >= 3
+        cluster.elect(2)
+        assert cluster[2].status().commit >= 3
+        cluster[2].propose([(b"", b"more")])
+        with pytest.raises(Refused, match="pending_conf_change"):
+            cluster[2].propose_conf_change(b"", [("add_learner", 9)])
+
+        cluster.tick(silence)
+        assert not cluster.removed
+        assert not cluster.confs[1]
+        cluster.lose = lambda message: False
+        cluster.tick_until(lambda: cluster.removed == {2})
+        assert cluster.confs[1] == [(3, conf([1]), None)]
+        cluster.tick_until(lambda: cluster[1].status().role is Role.LEADER)
 
     def test_rule_11_a_stranger_to_its_own_conf_state_is_not_removed(self, lab: Lab) -> None:
         """A joiner replays changes from before it took part: only a member can be removed."""
