@@ -1130,7 +1130,7 @@ class ConsensusSuite:
     def test_rule_11_of_two_voters_the_one_that_stays_knows_it_before_the_other_goes(
         self, lab: Lab, silence: int
     ) -> None:
-        """Else it would need the vote of one that is gone; also if that one is deposed, with a longer log, meanwhile."""
+        """Else it would need the vote of one that is gone; also if that one is deposed meanwhile, its log longer."""
         cluster = lab.cluster(2)
         cluster.elect(1)
         cluster.lose = lambda message: message.kind == Kind.APPEND_RESPONSE
