@@ -455,8 +455,9 @@ class Rraft:
         last_committed = committed[-1][0] if committed else None
         if self._farewell is not None:
             self._farewell.entries += committed
-            committed = self._farewell.entries if may_leave else []
-            self._farewell = None if may_leave else self._farewell
+            committed = []
+            if may_leave:
+                committed, self._farewell = self._farewell.entries, None
 
         installed = None
         if ready.snapshot():
