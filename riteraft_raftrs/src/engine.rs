@@ -585,7 +585,7 @@ impl Engine {
     fn may_leave(&self) -> bool {
         let prs = self.raw.raft.prs();
         self.farewell.as_ref().is_some_and(|farewell| {
-            self.told >= farewell.index
+            self.told >= farewell.index()
                 || (self.leads()
                     && farewell.is_known(|id| prs.get(id).map_or(0, |peer| peer.committed_index)))
         })

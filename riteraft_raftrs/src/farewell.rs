@@ -10,7 +10,6 @@ use crate::conf;
 /// committed. Were it to leave at once, voters that never hear of it would need its vote for good: the one voter that
 /// is left of two could never lead again. Until then we are a member like any other.
 pub struct Farewell {
-    pub index: u64,
     entries: Vec<Entry>,
     /// Who takes part after it.
     after: ConfState,
@@ -19,12 +18,12 @@ pub struct Farewell {
 impl Farewell {
     /// Keeps back `entries`, of which the first one is our removal and leads to `after`.
     pub fn new(entries: Vec<Entry>, after: ConfState) -> Farewell {
-        let index = entries[0].index;
-        Farewell {
-            index,
-            entries,
-            after,
-        }
+        Farewell { entries, after }
+    }
+
+    /// Where our removal stands.
+    pub fn index(&self) -> u64 {
+        self.entries[0].index
     }
 
     /// Keeps back what was committed after it, too.
@@ -36,7 +35,7 @@ impl Farewell {
     pub fn is_known(&self, acknowledged: impl Fn(u64) -> u64) -> bool {
         let sets = [&self.after.voters, &self.after.voters_outgoing];
         sets.iter().filter(|set| !set.is_empty()).all(|set| {
-            let knowing = set.iter().filter(|id| acknowledged(**id) >= self.index);
+            let knowing = set.iter().filter(|id| acknowledged(**id) >= self.index());
             2 * knowing.count() > set.len()
         })
     }

@@ -608,11 +608,11 @@ class Rraft:
         except ValueError:
             return None
 
-        voters = None if change is None else _conf.voters_without(self._conf_state, change, self._context.node_id)
-        if voters is None or change is None:
+        if change is None:
             return None
 
-        return Farewell(committed[place:], voters, _conf.is_leave(change))
+        voters = _conf.voters_without(self._conf_state, change, self._context.node_id)
+        return None if voters is None else Farewell(committed[place:], voters, _conf.is_leave(change))
 
     def _put_in_force(self, entry: _wire.Entry) -> str | None:
         """Apply one conf change; return why it was refused."""
