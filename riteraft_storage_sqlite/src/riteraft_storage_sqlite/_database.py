@@ -82,17 +82,26 @@ def matches(crc: object, data: bytes, *fields: int) -> bool:
         return False
 
 
-class Connection:
-    """One connection, run in a thread of its own, one call at a time; after the first failure it refuses everything.
+class Health:
+    """Whether a database may still be used: what failed first, on whichever of its connections."""
 
-    First come, first served, which is what lets a save in between the chunks of a snapshot.
+    def __init__(self, failure: StorageError | None = None) -> None:
+        self.failure = failure
+
+
+class Connection:
+    """One connection, run in a thread of its own, one call at a time.
+
+    First come, first served, which is what lets a save in between the chunks of a snapshot. After the first failure on
+    any connection of the same `health` it refuses everything: once one of them could not sync, nobody knows what is on
+    the disk, and no other may try.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, health: Health) -> None:
         self._path = path
         self._worker = Worker(f"sqlite {path}")
         self._raw: sqlite3.Connection | None = None
-        self._failure: StorageError | None = None
+        self._health = health
         self._closed = False
 
     @property
@@ -118,19 +127,21 @@ class Connection:
         return self._worker.post(partial(self._run, doing, call))
 
     def _run(self, doing: str, call: Callable[[], T]) -> T:
-        if self._failure is not None:
+        if (failure := self._health.failure) is not None:
             raise StorageError(
-                f"{self._path}: {doing} was refused, because this storage has ended: {self._failure}"
-            ) from self._failure
+                f"{self._path}: {doing} was refused, because this storage has ended: {failure}"
+            ) from failure
 
         try:
             return call()
         except StorageError as exc:
-            self._failure = exc
+            self._health.failure = exc
             raise
         except Exception as exc:
-            self._failure = StorageError(f"{self._path}: {doing} failed: {exc}{_cure(exc, self._path)}")
-            raise self._failure from exc
+            self._health.failure = failure = StorageError(
+                f"{self._path}: {doing} failed: {exc}{_cure(exc, self._path)}"
+            )
+            raise failure from exc
 
     async def close(self) -> None:
         """Refuse all further calls and close, once the call under way has ended; a second time does nothing."""
@@ -140,8 +151,8 @@ class Connection:
             self._worker.close()
 
     def _close(self) -> None:
-        if self._failure is None:
-            self._failure = StorageError("it was closed")
+        if self._health.failure is None:
+            self._health = Health(StorageError("it was closed"))  # its own: the others are closed by themselves
 
         if self._raw is not None:
             self._raw.close()
@@ -150,7 +161,7 @@ class Connection:
     @property
     def failed(self) -> bool:
         """Whether a call failed, or it was closed."""
-        return self._failure is not None
+        return self._health.failure is not None
 
     def open(self, mode: str) -> sqlite3.Connection:
         """Connect to the file, which must be there, for `ro` or `rw`. Blocks."""

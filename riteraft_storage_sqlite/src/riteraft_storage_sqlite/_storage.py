@@ -22,6 +22,7 @@ from ._database import (
     CURE,
     SAVE,
     Connection,
+    Health,
     checkpoint,
     checksum,
     matches,
@@ -69,9 +70,10 @@ class SqliteStorage:
         self._folder = folder
         self._path = folder / DATABASE
         self._group = group
-        self._writer = Connection(self._path)
-        self._merger = Connection(self._path)
-        self._reader = Connection(self._path)
+        health = Health()
+        self._writer = Connection(self._path, health)
+        self._merger = Connection(self._path, health)
+        self._reader = Connection(self._path, health)
         self._folder_lock = ExitStack()
         self._head: _Head | None = None  # None: nothing was created yet
         # Bytes written since the last checkpoint, about. The nodes of a cluster write alike: had each begun at 0, they
