@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from . import failover, levels, memory, ratios, report, restart, steady
+from . import against, failover, levels, memory, ratios, report, restart, steady
 from .options import Options, installed, parse
 from .plot import draw
 from .work import KEY_BYTES, VALUE_BYTES
@@ -24,6 +24,7 @@ MODES = {
     "failover": failover.run,
     "steady": steady.run,
     "ratios": ratios.run,
+    "against": against.run,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,6 +26,15 @@ class RiteraftSettings:
     transport: str = "tcp"
     snapshots: bool = True
     size: int = 3
+    tree: Path | None = None
+    """Another checkout whose Python sources they run; the native module is the interpreter's."""
+    python: Path | None = None
+    """Another interpreter to run them."""
+
+
+def sources(tree: Path) -> list[Path]:
+    """Return the folders of a checkout that its Python packages are imported from."""
+    return sorted(tree.glob("*/src"))
 
 
 class Cluster:
@@ -92,7 +102,15 @@ def riteraft_cluster(folder: Path | None, settings: RiteraftSettings) -> Iterato
             if not settings.snapshots:
                 config["snapshot"] = {"entries": 1 << 40, "bytes": 1 << 40}
 
-            nodes.append(NodeProcess("node", [settings.loop, json.dumps(config)], scratch / f"n{number}.log"))
+            nodes.append(
+                NodeProcess(
+                    "node",
+                    [settings.loop, json.dumps(config)],
+                    scratch / f"n{number}.log",
+                    python=settings.python or Path(sys.executable),
+                    sources=[] if settings.tree is None else sources(settings.tree),
+                )
+            )
             if not peers:
                 peers = [nodes[0].ask("status")["address"]]
 

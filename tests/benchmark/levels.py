@@ -32,12 +32,13 @@ def measure(
     at: str,
     profile: Path | None = None,
     profiler: str = "cpu",
+    warm_up: float = WARM_UP,
 ) -> Row:
     """Return the figures of one cluster at one level."""
     proposer = cluster.at(at)
     before = cluster.status()
     proposer.begin(in_flight, profile=profile, profiler=profiler)
-    time.sleep(WARM_UP)
+    time.sleep(warm_up)
     proposer.ask("read")
     time.sleep(seconds)
     stretch = Stretch(proposer.ask("read"))

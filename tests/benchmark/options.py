@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .cluster import sources
 from .profiler import PROFILERS
 
 LEVELS = (1, 16, 64, 256, 1024)
+SECONDS = 3.0
+SLICE = 0.5
 MEMORY_WRITES = 1_000_000
 BATCH_SECONDS = 0.005
 """With 64 in flight and more PySyncObj was fastest so; at 0.001 its ticks cost more than they bring."""
@@ -40,6 +43,10 @@ class Options:
     data_dir: Path | None
     profile: Path | None
     profiler: str
+    against: Path | None
+    """The other tree; None: this one."""
+    against_python: Path | None
+    """The other interpreter; None: this one."""
 
     def in_flight(self, default: int) -> int:
         """Return the one level of a long run: the last of `--in-flight`."""
@@ -60,9 +67,14 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     )
     parser.add_argument("--in-flight", type=_levels, metavar="N,N,…", help=f"the levels; default {_joined(LEVELS)}")
     parser.add_argument(
-        "--seconds", type=float, default=3.0, metavar="S", help="measured time of each level; default 3"
+        "--seconds",
+        type=float,
+        metavar="S",
+        help=f"measured time of each level; default {SECONDS:g}, of slices {SLICE:g}",
     )
-    parser.add_argument("--rounds", type=_positive, metavar="N", help="measure so often, show the median; default 1")
+    parser.add_argument(
+        "--rounds", type=_positive, metavar="N", help="measure so often, show the median; default 1, of slices 30"
+    )
     parser.add_argument("--at", default="leader", choices=["leader", "follower"], help="where the writes are proposed")
     parser.add_argument("--loop", default=loops[0], choices=loops)
     parser.add_argument("--storage", default="sqlite", choices=["sqlite", "memory"])
@@ -86,6 +98,19 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         default=PROFILERS[0],
         choices=PROFILERS,
         help="cpu: stacks by CPU time, for flame graphs (default); calls: cProfile, for pstats",
+    )
+    slices = parser.add_argument_group("this tree beside another, in short slices in random turn")
+    slices.add_argument(
+        "--against",
+        type=_tree,
+        metavar="FOLDER",
+        help="another checkout: its Python sources, with the packages and the native module of this one",
+    )
+    slices.add_argument(
+        "--against-python",
+        type=_interpreter,
+        metavar="FILE",
+        help="another interpreter with all that is needed, as of the other checkout's own .nox/benchmark-*/bin/python",
     )
     modes = parser.add_argument_group("long runs, of which one may be chosen").add_mutually_exclusive_group()
     modes.add_argument(
@@ -113,6 +138,12 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     if given.ratios:
         mode = "ratios"
 
+    if given.against or given.against_python:
+        if mode != "levels":
+            parser.error(f"--against compares levels: leave out --{mode}")
+
+        mode = "against"
+
     if mode in ("restart", "failover") and given.storage == "memory":
         parser.error(f"--{mode} needs a storage that outlives the process: leave out --storage memory")
 
@@ -124,7 +155,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         mode=mode,
         amount=amount,
         levels=given.in_flight,
-        seconds=given.seconds,
+        seconds=given.seconds or (SLICE if mode == "against" else SECONDS),
         rounds=given.rounds,
         at=given.at,
         loop=given.loop,
@@ -139,6 +170,8 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         data_dir=given.data_dir and given.data_dir.resolve(),
         profile=given.profile and given.profile.resolve(),
         profiler=given.profiler,
+        against=given.against,
+        against_python=given.against_python,
     )
 
 
@@ -154,6 +187,22 @@ def _picture(text: str) -> Path:
     file = Path(text)
     if file.suffix not in {".png", ".svg"}:
         raise argparse.ArgumentTypeError(f"must end in .png or .svg, and this is {text}")
+
+    return file
+
+
+def _tree(text: str) -> Path:
+    tree = Path(text).resolve()
+    if not any((source / "riteraft_core").is_dir() for source in sources(tree)):
+        raise argparse.ArgumentTypeError(f"must be a checkout of riteraft, and {tree} has no riteraft_core/src")
+
+    return tree
+
+
+def _interpreter(text: str) -> Path:
+    file = Path(text).absolute()  # a venv's is a link, and followed it is no longer the venv's
+    if not file.is_file():
+        raise argparse.ArgumentTypeError(f"must be a Python interpreter, and there is no {file}")
 
     return file
 

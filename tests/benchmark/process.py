@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 import subprocess
 import sys
@@ -21,9 +22,18 @@ END_SECONDS = 5.0
 class NodeProcess:
     """A node's arguments and log stay, its process comes and goes."""
 
-    def __init__(self, module: str, arguments: Sequence[str], log: Path) -> None:
-        """Start it; `module` is the one beside this file to run."""
-        self._command = [sys.executable, "-m", f"{__package__}.{module}", *arguments]
+    def __init__(
+        self,
+        module: str,
+        arguments: Sequence[str],
+        log: Path,
+        *,
+        python: Path = Path(sys.executable),
+        sources: Sequence[Path] = (),
+    ) -> None:
+        """Start it; `module` is the one beside this file to run, `sources` come before what is installed."""
+        self._command = [str(python), "-m", f"{__package__}.{module}", *arguments]
+        self._environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sources))} if sources else None
         self._log = log
         self.started_at = 0.0
         self.start()
@@ -35,6 +45,7 @@ class NodeProcess:
             self._process = subprocess.Popen(
                 self._command,
                 cwd=ROOT,
+                env=self._environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

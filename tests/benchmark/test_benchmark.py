@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from .against import quotient
 from .process import ROOT, until
 from .work import Stretch, Tally
 
@@ -82,6 +85,44 @@ def test_steady_load_is_looked_at_each_second(scratch: Path) -> None:
     assert len(found["samples"]) >= 2
     assert found["writes"] > 0
     assert [verdict["what"] for verdict in found["verdicts"]][:2] == ["elections", "failed writes"]
+
+
+def test_another_tree_is_measured_in_turn(scratch: Path) -> None:
+    found = run(scratch, "--against", str(ROOT), "--seconds", "0.1", "--rounds", "3", "--in-flight", "1,8")
+
+    for level, measured in zip(found["levels"], found["all_rounds"], strict=True):
+        assert [len(measured[side]) for side in ("this", "other")] == [3, 3]
+        low, high = level["writes/s"]["interval"]
+        assert low <= level["writes/s"]["median"] <= high
+
+
+def test_the_other_tree_runs_its_own_code(scratch: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(ROOT / "riteraft_core" / "src", other / "riteraft_core" / "src")
+    with (other / "riteraft_core" / "src" / "riteraft_core" / "__init__.py").open("a") as file:
+        file.write('\nraise SystemExit("imported from the other tree")\n')
+
+    arguments = ["--against", str(other), "--data-dir", str(scratch)]
+    ended = subprocess.run([*COMMAND, *arguments], cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 1
+    assert "imported from the other tree" in ended.stderr
+
+
+def test_what_is_no_tree_is_refused(scratch: Path) -> None:
+    arguments = [*COMMAND, "--against", str(scratch)]
+    ended = subprocess.run(arguments, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 2
+    assert f"{scratch} has no riteraft_core/src" in ended.stderr
+
+
+def test_a_quotient_has_an_interval_around_it() -> None:
+    chance = random.Random(5)
+    under = [chance.uniform(50, 100) for _ in range(200)]
+    found = quotient([1.1 * value * chance.uniform(0.8, 1.2) for value in under], under)
+
+    assert found["interval"][0] < 1.1 < found["interval"][1]
+    assert found["interval"][1] - found["interval"][0] < 0.1
+    assert quotient([2.0, 4.0], [1.0, 2.0]) == {"median": 2.0, "interval": [2.0, 2.0]}
 
 
 def test_ctrl_c_ends_a_long_run_and_its_nodes(scratch: Path) -> None:
