@@ -88,6 +88,11 @@ class Health:
     def __init__(self, failure: StorageError | None = None) -> None:
         self.failure = failure
 
+    def note(self, failure: StorageError) -> None:
+        """Take note of a failure, unless there was one before: two threads may fail at once."""
+        if self.failure is None:
+            self.failure = failure
+
 
 class Connection:
     """One connection, run in a thread of its own, one call at a time.
@@ -135,12 +140,11 @@ class Connection:
         try:
             return call()
         except StorageError as exc:
-            self._health.failure = exc
+            self._health.note(exc)
             raise
         except Exception as exc:
-            self._health.failure = failure = StorageError(
-                f"{self._path}: {doing} failed: {exc}{_cure(exc, self._path)}"
-            )
+            failure = StorageError(f"{self._path}: {doing} failed: {exc}{_cure(exc, self._path)}")
+            self._health.note(failure)
             raise failure from exc
 
     async def close(self) -> None:
