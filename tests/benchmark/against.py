@@ -19,10 +19,9 @@ from rich.table import Table
 
 from .cluster import RiteraftSettings, riteraft_cluster
 from .levels import Row, measure
-from .options import LEVELS, Options
+from .options import LEVELS, SLICES, Options
 from .progress import progress
 
-ROUNDS = 30
 WARM_UP = 0.1
 """Seconds before each slice: both clusters stay, and have found their size after the first."""
 DRAWS = 2000
@@ -43,7 +42,7 @@ def quotient(over: Sequence[float], under: Sequence[float]) -> dict[str, Any]:
 def run(options: Options, console: Console) -> dict[str, Any]:
     """Measure both at each level, so many pairs of slices."""
     levels = options.levels or LEVELS
-    rounds = options.rounds or ROUNDS
+    rounds = options.rounds or SLICES
     this = RiteraftSettings(options.loop, options.storage, options.consensus, options.transport)
     other = replace(this, tree=options.against, python=options.against_python)
     rows: dict[int, dict[str, list[Row]]] = {level: {"this": [], "other": []} for level in levels}

@@ -14,6 +14,7 @@ from .profiler import PROFILERS
 LEVELS = (1, 16, 64, 256, 1024)
 SECONDS = 3.0
 SLICE = 0.5
+SLICES = 30
 MEMORY_WRITES = 1_000_000
 BATCH_SECONDS = 0.005
 """With 64 in flight and more PySyncObj was fastest so; at 0.001 its ticks cost more than they bring."""
@@ -73,7 +74,10 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         help=f"measured time of each level; default {SECONDS:g}, of slices {SLICE:g}",
     )
     parser.add_argument(
-        "--rounds", type=_positive, metavar="N", help="measure so often, show the median; default 1, of slices 30"
+        "--rounds",
+        type=_positive,
+        metavar="N",
+        help=f"measure so often, show the median; default 1, of slices {SLICES}",
     )
     parser.add_argument("--at", default="leader", choices=["leader", "follower"], help="where the writes are proposed")
     parser.add_argument("--loop", default=loops[0], choices=loops)

@@ -51,7 +51,7 @@ def test_it_measures_each_level_and_leaves_nothing(scratch: Path) -> None:
 
     assert [level["in_flight"] for level in levels] == [1, 8]
     assert all(level["riteraft"]["writes"] > 0 for level in levels)
-    assert "(benchmark/node.py)" in profile.with_name("profile.8").read_text()
+    assert "(riteraft_core/node.py)" in profile.with_name("profile.8").read_text()
 
 
 def test_memory_is_compared_with_that_after_a_tenth(scratch: Path) -> None:

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
@@ -27,6 +28,8 @@ struct rule {
     int64_t error;       /* its errno */
     int64_t failed;      /* how many did */
     int64_t kill_at;     /* the call in which the process kills itself, a long write half done; 0: none */
+    int64_t failed_by;   /* the thread of the last one that failed */
+    int64_t again;       /* how many calls that thread made after it */
     char part[64];       /* of the file's path; empty: no file */
 };
 
@@ -67,9 +70,12 @@ static enum verdict judge(enum kind kind, int file) {
     if (!control || !concerns(&control->rules[kind], file)) return GO_ON;
     struct rule *rule = &control->rules[kind];
     int64_t call = __sync_add_and_fetch(&rule->calls, 1);
+    int64_t thread = syscall(SYS_gettid);
+    if (rule->failed_by == thread) __sync_add_and_fetch(&rule->again, 1);
     if (rule->kill_at && call == rule->kill_at) return DIE;
     if (!rule->fail_from || call < rule->fail_from || call > rule->fail_to) return GO_ON;
     __sync_add_and_fetch(&rule->failed, 1);
+    rule->failed_by = thread;
     errno = (int)rule->error;
     return FAIL;
 }

@@ -11,10 +11,10 @@ from tests.cluster.cluster import NodeProcess
 
 SOURCE = Path(__file__).with_name("shim.c")
 
-_RULE = struct.Struct("6q64s")
+_RULE = struct.Struct("8q64s")
 _CLOCK = struct.Struct("2q")
 _KINDS = ("sync", "write", "read")
-_FIELDS = ("calls", "fail_from", "fail_to", "error", "failed", "kill_at")
+_FIELDS = ("calls", "fail_from", "fail_to", "error", "failed", "kill_at", "failed_by", "again")
 
 ALWAYS = (1 << 63) - 1
 
@@ -35,20 +35,19 @@ class Rule:
 
     def watch(self, part: str) -> None:
         """Count the calls on such files from now on, and let them be."""
-        _RULE.pack_into(self._memory, self._offset, 0, 0, 0, 0, 0, 0, part.encode())
+        _RULE.pack_into(self._memory, self._offset, 0, 0, 0, 0, 0, 0, 0, 0, part.encode())
 
     def fail(self, part: str, error: int, *, first: int = 1, last: int = ALWAYS) -> None:
         """Make calls fail with `error`: from the `first` from now on to the `last`."""
-        _RULE.pack_into(self._memory, self._offset, 0, first, last, error, 0, 0, part.encode())
+        _RULE.pack_into(self._memory, self._offset, 0, first, last, error, 0, 0, 0, 0, part.encode())
 
     def kill(self, part: str, at: int) -> None:
         """Have the process killed in the call of that number from now on."""
-        _RULE.pack_into(self._memory, self._offset, 0, 0, 0, 0, 0, at, part.encode())
+        _RULE.pack_into(self._memory, self._offset, 0, 0, 0, 0, 0, at, 0, 0, part.encode())
 
     def stop(self) -> None:
         """Let everything be; the counts stay."""
-        calls, *_, failed, _kill, _part = _RULE.unpack_from(self._memory, self._offset)
-        _RULE.pack_into(self._memory, self._offset, calls, 0, 0, 0, failed, 0, b"")
+        _RULE.pack_into(self._memory, self._offset, self.calls, 0, 0, 0, self.failed, 0, 0, self.again, b"")
 
     @property
     def calls(self) -> int:
@@ -59,6 +58,11 @@ class Rule:
     def failed(self) -> int:
         """How many were made to fail."""
         return self._field("failed")
+
+    @property
+    def again(self) -> int:
+        """How many calls there were, after one was made to fail, by the thread that made it."""
+        return self._field("again")
 
     def _field(self, name: str) -> int:
         value: int = _RULE.unpack_from(self._memory, self._offset)[_FIELDS.index(name)]

@@ -164,7 +164,7 @@ class Connection:
 
     @property
     def failed(self) -> bool:
-        """Whether a call failed, or it was closed."""
+        """Whether a call failed, on this connection or one of the same health, or it was closed."""
         return self._health.failure is not None
 
     def open(self, mode: str) -> sqlite3.Connection:

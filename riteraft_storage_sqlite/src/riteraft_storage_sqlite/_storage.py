@@ -106,7 +106,7 @@ class SqliteStorage:
         with CancelScope(shield=True):
             # Whoever is closed last merges the WAL, if it may write. After a failure nothing may be written any more.
             connections = [self._reader, self._writer, self._merger]
-            if any(connection.failed for connection in connections):
+            if self._writer.failed:
                 connections.reverse()
 
             for connection in connections:
