@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import platform
 import re
@@ -44,6 +45,8 @@ PURE = (
     HERE / "riteraft_storage_sqlite",
 )
 EXTRAS = "certs,cli,grpc,sqlite,tcp"
+RUST = re.compile(r'^rust-version = "(\d+\.\d+)', re.MULTILINE)
+"""What the native module's Cargo.toml says it needs."""
 RRAFT = HERE / "riteraft_consensus_rraft"
 RRAFT_PYTHONS = ("3.12", "3.11", "3.10")
 """The Pythons that rraft-py can be built for."""
@@ -211,10 +214,11 @@ def types(session: nox.Session) -> None:
 
 @nox.session(python=False)
 def lint(session: nox.Session) -> None:
-    """Ruff, rustfmt and clippy; changes nothing."""
+    """Ruff, rustfmt, clippy and the crates' Rust; changes nothing."""
     python = environment(session, "lint", LINT)
     run(session, python, "-m", "ruff", "check", ".")
     run(session, python, "-m", "ruff", "format", "--check", ".")
+    check_rust_versions(session)
     components = cargo_components(session, "fmt", "clippy")
 
     if "fmt" in components:
@@ -373,12 +377,28 @@ def run_tests(session: nox.Session, python: Path) -> None:
     run(session, python, "-m", "pytest", f"--timeout={TEST_SECONDS}", *left_out, *session.posargs)
 
 
-def run_cargo(session: nox.Session, *arguments: str) -> None:
-    """Run cargo on the native crate, with protoc at hand and the build's own target folder."""
+def run_cargo(session: nox.Session, *arguments: str, silent: bool = False) -> str:
+    """Run cargo on the native crate, with protoc at hand and the build's own target folder; return what was silent."""
     python = build_tools(session)
 
     with session.chdir(NATIVE):
-        session.run("cargo", *arguments, external=True, env=cargo_env(python))
+        return str(session.run("cargo", *arguments, external=True, silent=silent, env=cargo_env(python)))
+
+
+def check_rust_versions(session: nox.Session) -> None:
+    """Stop if a locked crate needs a newer Rust than ours says it does: with this machine's Rust it would build."""
+    crates = json.loads(run_cargo(session, "metadata", "--locked", "--quiet", "--format-version=1", silent=True))
+    needs = {f"{crate['name']} {crate['version']}": crate["rust_version"] or "0" for crate in crates["packages"]}
+    ours = RUST.search((NATIVE / "Cargo.toml").read_text("utf-8"))
+    assert ours is not None
+    newer = {name: version for name, version in needs.items() if natural(version)[:2] > natural(ours[1])}
+
+    if newer:
+        session.error(
+            f"rust-version is {ours[1]} in {NATIVE.name}/Cargo.toml, but the lock file holds "
+            f"{', '.join(f'{name}, which needs {version}' for name, version in newer.items())}: "
+            "`cargo update NAME --precise VERSION` to an older one, or raise rust-version"
+        )
 
 
 def run_maturin(session: nox.Session, *arguments: str | os.PathLike[str]) -> None:
@@ -672,12 +692,12 @@ def require_rust(session: nox.Session) -> None:
             "install a Rust toolchain with rustup (see rust-lang.org, Install) or from your system's packages"
         )
 
-    wanted = re.search(r'^rust-version = "(\d+)\.(\d+)', (NATIVE / "Cargo.toml").read_text("utf-8"), re.MULTILINE)
-    found = re.match(r"cargo (\d+)\.(\d+)", cargo)
+    wanted = RUST.search((NATIVE / "Cargo.toml").read_text("utf-8"))
+    found = re.match(r"cargo (\d+\.\d+)", cargo)
 
-    if wanted and found and tuple(map(int, found.groups())) < tuple(map(int, wanted.groups())):
+    if wanted and found and natural(found[1]) < natural(wanted[1]):
         session.error(
-            f"riteraft's native module needs Rust {'.'.join(wanted.groups())} or newer, and this is {cargo}: "
+            f"riteraft's native module needs Rust {wanted[1]} or newer, and this is {cargo}: "
             "get a newer toolchain with `rustup update` or from your system's packages"
         )
 
