@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import secrets
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -130,6 +131,23 @@ async def test_s6_a_request_after_a_change_of_certificates_has_a_connection_of_i
         changing.tls._next_look = 0.0
         assert await two.transport.request(one.address, b"def") == b"fed"
         assert lines[one.address] is not line
+
+
+@pytest.mark.parametrize("mode", Mode)
+async def test_it_listens_on_every_address_of_a_host_name(
+    securities: Securities, mode: Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def both(*_: object, **__: object) -> list[tuple[Any, ...]]:
+        return [(socket.AF_INET, 0, 0, "", ("127.0.0.1", 0)), (socket.AF_INET6, 0, 0, "", ("::1", 0, 0, 0))]
+
+    monkeypatch.setattr(anyio, "getaddrinfo", both)  # what most machines, but not all, have for it
+    async with (
+        open_peer(functools.partial(open_grpc, PATIENT), 1, securities.of(mode, "n1"), address="localhost:0") as one,
+        node(2, securities.of(mode, "n2")) as two,
+    ):
+        port = one.address.rpartition(":")[2]
+        for host in ("127.0.0.1", "[::1]"):
+            assert await two.transport.request(f"{host}:{port}", b"abc") == b"cba"
 
 
 # --- a shared secret -------------------------------------------------------------------------------------------------

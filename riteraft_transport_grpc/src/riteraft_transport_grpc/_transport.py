@@ -132,14 +132,15 @@ class GrpcTransport:
             options=server_arguments(self._options),
             maximum_concurrent_rpcs=self._options.max_calls,
         )
-        credentials = None if security.tls is None else _credentials(security.tls, await security.tls.current())
+        material = None if security.tls is None else await security.tls.current()
         port = address.port
         try:
             for host in hosts:
                 text = str(Address(host, port))
-                port = (
-                    server.add_insecure_port(text) if credentials is None else server.add_secure_port(text, credentials)
-                )
+                if security.tls is None or material is None:
+                    port = server.add_insecure_port(text)
+                else:  # of its own for each: gRPC takes the certificates that it begins with once only
+                    port = server.add_secure_port(text, _credentials(security.tls, material))
         except RuntimeError as exc:
             raise ConfigError(f"address: cannot listen on {address}: {exc}; choose another address") from exc
         await server.start()
