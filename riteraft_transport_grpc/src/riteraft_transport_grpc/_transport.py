@@ -209,7 +209,11 @@ async def _prepare(text: str, context: TransportContext) -> tuple[Address, list[
     except ValueError as exc:
         raise ConfigError(f"address: {exc}") from exc
     await check_exposure(wanted, context.security, context.logger)
-    found = await anyio.getaddrinfo(wanted.host, wanted.port, type=socket.SOCK_STREAM)
+    try:
+        # As the tcp transport: a container's hosts file gives localhost ::1 as well, though it may have no IPv6.
+        found = await anyio.getaddrinfo(wanted.host, wanted.port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+    except OSError as exc:
+        raise wanted.not_listening(exc) from exc
     hosts = {str(entry[4][0]): entry[0] for entry in found}
     for host, family in hosts.items():
         try:
