@@ -5,8 +5,8 @@ another cannot disturb each other: the native wheel (`.wheels/<hash of its sourc
 session (`.nox/<session>-<python>-<hash of all that is installed in it>/`). A run whose hashes are there already
 starts at once. Environments are made here and not by nox, because nox makes them without a lock.
 
-What is installed is pinned, with hashes, in `locks/`: `sessions.txt` for all that is installed here, `nox.txt` for nox
-itself. `nox -s lock` writes both.
+What is installed is pinned, with hashes, in `locks/`: `sessions.txt` for all that is installed here, `lowest.txt` for
+the oldest versions that users may have, `nox.txt` for nox itself. `nox -s lock` writes all three.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ WHEELS = HERE / ".wheels"
 ENVIRONMENTS = HERE / ".nox"
 DIST = HERE / "dist"
 SESSIONS_LOCK = HERE / "locks" / "sessions.txt"
+LOWEST_LOCK = HERE / "locks" / "lowest.txt"
 NOX_LOCK = HERE / "locks" / "nox.txt"
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
@@ -70,7 +71,7 @@ TEST = [
     "psutil>=6.1",
     "pytest>=8.3.4",
     "pytest-timeout>=2.3",
-    "trio>=0.27",
+    "trio>=0.32",
     "uvloop>=0.21",
 ]
 LINT = ["ruff~=0.17.6"]
@@ -81,7 +82,7 @@ TYPES = [
     *("msgpack-types>=0.5", "types-grpcio>=1.76", "types-protobuf>=6.31", "types-psutil>=6.1"),
 ]
 BUILD = ["build>=1.2.2", "hatchling>=1.27", "twine>=6.1"]
-BENCHMARK = ["matplotlib>=3.9", "pysyncobj==0.3.17", "trio>=0.27", "uvloop>=0.21"]
+BENCHMARK = ["matplotlib>=3.9", "pysyncobj==0.3.17", "trio>=0.32", "uvloop>=0.21"]
 AUDIT = ["pip-audit>=2.8"]
 LOCKING = ["uv"]  # any version: what is locked must do for locking the next
 # What pip asks for by itself, beside each pyproject.toml's `requires`: hatchling's editable wheels, pysyncobj's build.
@@ -89,6 +90,8 @@ BACKENDS = ["editables~=0.3", "setuptools>=77"]
 
 FAULTS = "tests/faults"
 """Needs root, a C compiler and some minutes: a session of its own."""
+LOWEST = ["tests/core", "tests/storage", "tests/transport", "tests/examples"]
+"""What calls the libraries that a user may have an older version of."""
 TEST_SECONDS = 180
 """One test may take this long; the longest ones kill and restart whole clusters."""
 CTRL_C_SECONDS = 20.0
@@ -186,6 +189,15 @@ def tests_all(session: nox.Session) -> None:
         result.startswith("FAILED") for result in results.values()
     ):
         session.error("the suite did not pass on every Python that runs here")
+
+
+@nox.session(python=False)
+def lowest(session: nox.Session) -> None:
+    """Core, plugins and examples with the oldest versions that each pyproject.toml allows, on the oldest Python here."""
+    found = ((version, find_python(version)[0]) for version in PYTHONS)
+    version, interpreter = next((version, path) for version, path in found if path is not None)
+    python = project_environment(session, "lowest", TEST, version, interpreter, LOWEST_LOCK)
+    run(session, python, "-m", "pytest", f"--timeout={TEST_SECONDS}", *(session.posargs or LOWEST))
 
 
 @nox.session(python=False)
@@ -339,10 +351,11 @@ def write_locks(session: nox.Session) -> None:
         for file, wanted in locked_for().items():
             source = Path(scratch) / "wanted.in"
             source.write_text("\n".join(wanted), "utf-8")
-            # Nox's lock, the second one, has no version that the sessions' has not.
-            agreeing = ("--constraint", SESSIONS_LOCK) if file != SESSIONS_LOCK else ()
+            # Nox's lock, the last one, has no version that the sessions' has not.
+            agreeing = ("--constraint", SESSIONS_LOCK) if file == NOX_LOCK else ()
+            oldest = ("--resolution", "lowest-direct") if file == LOWEST_LOCK else ()
             command = ("pip", "compile", "-q", source, *agreeing, "--output-file", file, "--no-header", "--no-annotate")
-            options = ("--universal", "--python-version", PYTHONS[0], "--generate-hashes")
+            options = ("--universal", "--python-version", PYTHONS[0], "--generate-hashes", *oldest)
             run(session, python, "-m", "uv", *command, *options, *session.posargs)
             asked = [f"{ASKED}{requirement}" for requirement in wanted]
             file.write_text("\n".join([heading, *asked, "", file.read_text("utf-8")]), "utf-8")
@@ -421,6 +434,7 @@ def project_environment(
     requirements: Sequence[str],
     version: str = THIS_PYTHON,
     interpreter: str = sys.executable,
+    pins: Path = SESSIONS_LOCK,
 ) -> Path:
     """Return the Python of an environment with the whole project, editable, and `requirements`."""
     missing = [package.name for package in PURE if not (package / "pyproject.toml").is_file()]
@@ -432,7 +446,7 @@ def project_environment(
     rraft = built_rraft_wheels(version)
     extras = f"{EXTRAS},rraft" if rraft else EXTRAS
     ours = [*PURE, native_wheel(session), *([RRAFT, *rraft] if rraft else [])]
-    return environment(session, name, [f"{PURE[0].name}[{extras}]", *requirements], ours, version, interpreter)
+    return environment(session, name, [f"{PURE[0].name}[{extras}]", *requirements], ours, version, interpreter, pins)
 
 
 def build_tools(session: nox.Session) -> Path:
@@ -453,6 +467,7 @@ def environment(
     ours: Sequence[Path] = (),
     version: str = THIS_PYTHON,
     interpreter: str = sys.executable,
+    pins: Path = SESSIONS_LOCK,
 ) -> Path:
     """Return the Python of the environment with exactly this installed, making it if it is not there yet.
 
@@ -463,7 +478,7 @@ def environment(
     key = short_hash(
         str(HERE),  # an environment holds absolute paths
         os.path.realpath(interpreter),
-        SESSIONS_LOCK.read_bytes(),
+        pins.read_bytes(),
         *requirements,
         *map(str, ours),
         *[(source / "pyproject.toml").read_bytes() for source in ours if source.is_dir()],
@@ -484,7 +499,7 @@ def environment(
         with lock(session, lock_file):
             # Another run may have made it while this one waited for the lock.
             if not is_complete(folder):
-                new_environment(session, folder, interpreter, requirements, ours)
+                new_environment(session, folder, interpreter, requirements, ours, pins)
                 (folder / COMPLETE).touch()
 
         remove_unused_environments(family)
@@ -503,7 +518,12 @@ def is_complete(folder: Path) -> bool:
 
 
 def new_environment(
-    session: nox.Session, folder: Path, interpreter: str, requirements: Sequence[str], ours: Sequence[Path] = ()
+    session: nox.Session,
+    folder: Path,
+    interpreter: str,
+    requirements: Sequence[str],
+    ours: Sequence[Path] = (),
+    pins: Path = SESSIONS_LOCK,
 ) -> Path:
     """Make an environment from nothing and return its Python: `ours` (folders editable), and what they ask for."""
     session.log(f"installing into {folder}")
@@ -526,11 +546,11 @@ def new_environment(
         if ours:
             session.run(*pip, *builds, "--no-deps", *editable, external=True, log=False)
 
-        pinned = ("--require-hashes", "--constraint", str(SESSIONS_LOCK))
+        pinned = ("--require-hashes", "--constraint", str(pins))
         session.run(*pip, *builds, *pinned, *requirements, external=True, log=False)
     except nox.command.CommandFailed:
         session.error(
-            f"pip did not install what {SESSIONS_LOCK.relative_to(HERE)} pins, and says above why. Hashes that differ: "
+            f"pip did not install what {pins.relative_to(HERE)} pins, and says above why. Hashes that differ: "
             "what it was sent is not what was locked, so do not use it. No pin: `nox -s lock` adds it. A version that "
             "has nothing for this Python on this machine: `nox -s lock -- --upgrade` looks for a newer one"
         )
@@ -555,17 +575,19 @@ ASKED = "#   "
 
 def locked_for() -> dict[Path, list[str]]:
     """Return what each lock is to be made for: the lists above, and what each pyproject.toml asks for."""
-    wanted = {*NOX, *TEST, *LINT, *TYPES, *BUILD, *BENCHMARK, *AUDIT, *LOCKING, *BACKENDS}
+    builds: set[str] = set()
+    users: set[str] = set()
 
     for package in (*PURE, RRAFT, NATIVE):
         settings = nox.project.load_toml(package / "pyproject.toml")
         project = settings["project"]
-        wanted.update(settings["build-system"]["requires"], project.get("dependencies", []))
-        wanted.update(*project.get("optional-dependencies", {}).values())
+        builds.update(settings["build-system"]["requires"])
+        users.update(project.get("dependencies", []), *project.get("optional-dependencies", {}).values())
 
     # Ours come from here, and rraft-py is built here, from an archive whose hash is checked.
-    theirs = {requirement for requirement in wanted if not requirement.startswith(("riteraft", "rraft-py"))}
-    return {SESSIONS_LOCK: sorted(theirs), NOX_LOCK: sorted(NOX)}
+    users = {requirement for requirement in users if not requirement.startswith(("riteraft", "rraft-py"))}
+    sessions = {*users, *builds, *NOX, *TEST, *LINT, *TYPES, *BUILD, *BENCHMARK, *AUDIT, *LOCKING, *BACKENDS}
+    return {SESSIONS_LOCK: sorted(sessions), LOWEST_LOCK: sorted({*users, *TEST}), NOX_LOCK: sorted(NOX)}
 
 
 def require_locks(session: nox.Session) -> None:
