@@ -231,7 +231,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session(python=False)
 def lint(session: nox.Session) -> None:
-    """Ruff, rustfmt, clippy and the crates' Rust; changes nothing."""
+    """Ruff, rustfmt, clippy, and which Rust the crates need; changes nothing."""
     python = environment(session, "lint", LINT)
     run(session, python, "-m", "ruff", "check", ".")
     run(session, python, "-m", "ruff", "format", "--check", ".")

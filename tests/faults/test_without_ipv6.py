@@ -12,7 +12,9 @@ NETWORK = """
 set -e
 ip link set lo up
 ip link add eth0 type veth peer name other
-for device in all default lo eth0; do echo 1 > /proc/sys/net/ipv6/conf/$device/disable_ipv6; done
+for off in /proc/sys/net/ipv6/conf/*/disable_ipv6; do
+    [ ! -e $off ] || echo 1 > $off
+done
 ip addr add 10.231.1.1/24 dev eth0
 ip link set eth0 up
 mount --bind "$0" /etc/hosts
