@@ -45,8 +45,6 @@ PURE = (
     HERE / "riteraft_storage_sqlite",
 )
 EXTRAS = "certs,cli,grpc,sqlite,tcp"
-RUST = re.compile(r'^rust-version = "(\d+\.\d+)', re.MULTILINE)
-"""What the native module's Cargo.toml says it needs."""
 RRAFT = HERE / "riteraft_consensus_rraft"
 RRAFT_PYTHONS = ("3.12", "3.11", "3.10")
 """The Pythons that rraft-py can be built for."""
@@ -133,22 +131,16 @@ def faults(session: nox.Session) -> None:
 @nox.session(python=False)
 def rraft(session: nox.Session) -> None:
     """Build rraft-py once, then the engine suite and kills under load on it; arguments after `--` go to pytest."""
-    failures = []
+    found, why_not = first_python(sorted(RRAFT_PYTHONS, key=lambda version: version != THIS_PYTHON))
 
-    for version in sorted(RRAFT_PYTHONS, key=lambda version: version != THIS_PYTHON):
-        interpreter, why_not = find_python(version)
-
-        if interpreter is not None:
-            break
-
-        failures.append(f"Python {version}: {why_not}")
-    else:
+    if found is None:
         session.warn(
             f"rraft-py can be built for Python {', '.join(RRAFT_PYTHONS)} only, and none of these runs here "
-            f"({'; '.join(failures)}): the default engine, raft-rs, serves"
+            f"({why_not}): the default engine, raft-rs, serves"
         )
         return
 
+    version, interpreter = found
     wheel = rraft_wheel(session, version, interpreter)
     python = project_environment(session, "rraft", TEST, version, interpreter)
     chosen = session.posargs or ["tests/consensus", "tests/cluster/test_kills.py", "--consensus", "rraft"]
@@ -196,12 +188,15 @@ def tests_all(session: nox.Session) -> None:
 @nox.session(python=False)
 def lowest(session: nox.Session) -> None:
     """Core, plugins and examples with the oldest versions that users may have, on the oldest Python that runs here."""
-    here = [(version, path) for version in LOWEST_PYTHONS if (path := find_python(version)[0]) is not None]
+    found, why_not = first_python(LOWEST_PYTHONS)
 
-    if not here:
-        session.error(f"they can be installed for Python {', '.join(LOWEST_PYTHONS)} only, and none of these runs here")
+    if found is None:
+        session.error(
+            f"the oldest versions can be installed for Python {', '.join(LOWEST_PYTHONS)} only, "
+            f"and none of these runs here ({why_not})"
+        )
 
-    python = project_environment(session, "lowest", TEST, *here[0], LOWEST_LOCK)
+    python = project_environment(session, "lowest", TEST, *found, LOWEST_LOCK)
     run(session, python, "-m", "pytest", f"--timeout={TEST_SECONDS}", *(session.posargs or LOWEST))
 
 
@@ -407,13 +402,12 @@ def check_rust_versions(session: nox.Session) -> None:
     """Stop if a locked crate needs a newer Rust than ours says it does: with this machine's Rust it would build."""
     crates = json.loads(run_cargo(session, "metadata", "--locked", "--quiet", "--format-version=1", silent=True))
     needs = {f"{crate['name']} {crate['version']}": crate["rust_version"] or "0" for crate in crates["packages"]}
-    ours = RUST.search((NATIVE / "Cargo.toml").read_text("utf-8"))
-    assert ours is not None
-    newer = {name: version for name, version in needs.items() if natural(version)[:2] > natural(ours[1])}
+    ours = rust_version()
+    newer = {name: version for name, version in needs.items() if natural(version)[:2] > natural(ours)}
 
     if newer:
         session.error(
-            f"rust-version is {ours[1]} in {NATIVE.name}/Cargo.toml, but the lock file holds "
+            f"rust-version is {ours} in {NATIVE.name}/Cargo.toml, but the lock file holds "
             f"{', '.join(f'{name}, which needs {version}' for name, version in newer.items())}: "
             "`cargo update NAME --precise VERSION` to an older one, or raise rust-version"
         )
@@ -719,12 +713,12 @@ def require_rust(session: nox.Session) -> None:
             "install a Rust toolchain with rustup (see rust-lang.org, Install) or from your system's packages"
         )
 
-    wanted = RUST.search((NATIVE / "Cargo.toml").read_text("utf-8"))
+    wanted = rust_version()
     found = re.match(r"cargo (\d+\.\d+)", cargo)
 
-    if wanted and found and natural(found[1]) < natural(wanted[1]):
+    if found and natural(found[1]) < natural(wanted):
         session.error(
-            f"riteraft's native module needs Rust {wanted[1]} or newer, and this is {cargo}: "
+            f"riteraft's native module needs Rust {wanted} or newer, and this is {cargo}: "
             "get a newer toolchain with `rustup update` or from your system's packages"
         )
 
@@ -735,6 +729,12 @@ def require_rust(session: nox.Session) -> None:
             f"Rust links through a C compiler, and cc does not run here ({linker}): "
             "install one (macOS: `xcode-select --install`; Linux: your system's gcc or clang package)"
         )
+
+
+def rust_version() -> str:
+    """Return the oldest Rust that the native module says it builds with, as `1.85`."""
+    declared: str = nox.project.load_toml(NATIVE / "Cargo.toml")["package"]["rust-version"]
+    return declared
 
 
 def cargo_components(session: nox.Session, *names: str) -> list[str]:
@@ -796,6 +796,21 @@ def find_python(version: str) -> tuple[str | None, str]:
         failures.append(f"{candidate} does not serve ({answer})")
 
     return None, "; ".join(failures) or "not found"
+
+
+def first_python(versions: Sequence[str]) -> tuple[tuple[str, str] | None, str]:
+    """Return the first of these versions that runs here and its interpreter, or None and why none does."""
+    failures = []
+
+    for version in versions:
+        interpreter, why_not = find_python(version)
+
+        if interpreter is not None:
+            return (version, interpreter), ""
+
+        failures.append(f"Python {version}: {why_not}")
+
+    return None, "; ".join(failures)
 
 
 def natural(text: str) -> list[int]:

@@ -132,15 +132,14 @@ class GrpcTransport:
             options=server_arguments(self._options),
             maximum_concurrent_rpcs=self._options.max_calls,
         )
-        material = None if security.tls is None else await security.tls.current()
         port = address.port
         try:
             for host in hosts:
                 text = str(Address(host, port))
-                if security.tls is None or material is None:
+                if security.tls is None:
                     port = server.add_insecure_port(text)
                 else:  # of its own for each: gRPC takes the certificates that it begins with once only
-                    port = server.add_secure_port(text, _credentials(security.tls, material))
+                    port = server.add_secure_port(text, _credentials(security.tls, await security.tls.current()))
         except RuntimeError as exc:
             raise ConfigError(f"address: cannot listen on {address}: {exc}; choose another address") from exc
         await server.start()
