@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +61,10 @@ class DemoFailed(Exception):
 class Node:
     """One memstore: its folder and its ports stay, its process comes and goes."""
 
-    def __init__(self, number: int, folder: Path, session: aiohttp.ClientSession) -> None:
+    def __init__(self, number: int, folder: Path, session: aiohttp.ClientSession, ports: AsyncExitStack) -> None:
         self.name = f"node {number}"
-        self.raft = f"127.0.0.1:{free_port()}"
-        self.web = f"127.0.0.1:{free_port()}"
+        self.raft = f"127.0.0.1:{keep_port(ports)}"
+        self.web = f"127.0.0.1:{keep_port(ports)}"
         self.log = folder / f"node{number}.log"
         self.status: dict[str, Any] | None = None
         """What it last said of itself; None while it says nothing."""
@@ -151,18 +151,24 @@ async def until(condition: Callable[[], bool]) -> None:
         await anyio.sleep(0.02)
 
 
-def free_port() -> int:
-    """Return a port where nobody listens, and which the kernel gives to no one who connects or asks for any."""
+def keep_port(ports: AsyncExitStack) -> int:
+    """Return a port that is kept for a node, even while it is down, until `ports` is closed."""
     while True:
-        # Below the ephemeral ports, else a node that is down could find its port in use by somebody's connection.
-        port = random.SystemRandom().randrange(12_000, 32_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
+        keeper = ports.enter_context(socket.socket())
+        try:
+            # Below the ephemeral ports: who connects, or asks for any port, gets one of those.
+            keeper.bind(("127.0.0.1", random.SystemRandom().randrange(12_000, 32_000)))
+        except OSError:
+            continue
 
-            return port
+        port: int = keeper.getsockname()[1]
+        # From here on it keeps out whoever does not share ports, as the next keeper. A node does, as every server, and
+        # Linux lets it listen where nobody else listens. Other systems would not, so there the port is merely free.
+        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sys.platform != "linux":
+            keeper.close()
+
+        return port
 
 
 def end(nodes: Sequence[Node]) -> None:
@@ -492,8 +498,9 @@ async def run(folder: Path, options: argparse.Namespace, console: Console) -> st
     ended_by: Exception | None = None
     verdict = ""
 
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        nodes = [Node(number, folder, session) for number in (1, 2, 3)]
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector) as session, AsyncExitStack() as ports:
+        nodes = [Node(number, folder, session, ports) for number in (1, 2, 3)]
         demo = Demo(nodes, environment, console, options.patience)
 
         async def guarded(part: Callable[[], Any]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.ports import free_port
+from tests.port import Port
 
 from .process import NodeProcess, until
 
@@ -87,11 +87,11 @@ def running(folder: Path | None, name: str) -> Iterator[tuple[list[NodeProcess],
 @contextmanager
 def riteraft_cluster(folder: Path | None, settings: RiteraftSettings) -> Iterator[Cluster]:
     """Run a founder and those that join it, until all of them vote."""
-    with running(folder, "riteraft") as (nodes, scratch):
+    with ExitStack() as ports, running(folder, "riteraft") as (nodes, scratch):
         peers: list[str] = []
         for number in range(1, settings.size + 1):
             config: dict[str, Any] = {
-                "address": f"127.0.0.1:{free_port()}",
+                "address": ports.enter_context(Port()).address,
                 "data_dir": str(scratch / f"n{number}"),
                 "storage": settings.storage,
                 "consensus": settings.consensus,
@@ -128,8 +128,8 @@ def pysyncobj_cluster(folder: Path | None, batch_seconds: float | None = None) -
 
     `batch_seconds` is how often they send what has gathered; None: each write by itself, at once.
     """
-    with running(folder, "pysyncobj") as (nodes, scratch):
-        addresses = [f"127.0.0.1:{free_port()}" for _ in range(3)]
+    with ExitStack() as ports, running(folder, "pysyncobj") as (nodes, scratch):
+        addresses = [ports.enter_context(Port()).address for _ in range(3)]
         for number, address in enumerate(addresses, 1):
             settings = {
                 "address": address,

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from tests.ports import free_port
+from tests.port import Port
 
 from .history import History, Operation, faults_in
 
@@ -77,7 +77,8 @@ class NodeProcess:
         self.wrapper: list[str] = []
         """What is put before its command, to run it under other circumstances."""
         self.environment: dict[str, str] = {}
-        self.address = f"127.0.0.1:{free_port()}"
+        self._ports = [Port()]
+        self.address = self._ports[0].address
         self.node_id = 0
         self._log_path = folder.parent / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -91,6 +92,11 @@ class NodeProcess:
 
     def __repr__(self) -> str:
         return self.name
+
+    def move(self) -> None:
+        """Give it another address, from its next start on."""
+        self._ports.append(Port())
+        self.address = self._ports[-1].address
 
     # --- its process ---------------------------------------------------------------------------------------------
 
@@ -183,6 +189,9 @@ class NodeProcess:
 
     def end(self) -> None:
         """Whatever it does, it is over."""
+        for port in self._ports:
+            port.close()
+
         if self._process is None:
             return
 

@@ -14,8 +14,6 @@ from typing import Any, TypeVar
 
 import pytest
 
-from tests.ports import free_port
-
 from . import cluster
 from .cluster import NodeProcess
 
@@ -62,7 +60,7 @@ class Network:
     def put_before(self, node: NodeProcess) -> None:
         """Let the others reach this node through the network only; before its first start."""
         behind = node.address
-        node.address = f"127.0.0.1:{free_port()}"
+        node.move()
         node.settings.update(address=behind, advertise=node.address)
         self._do(self._listen(node, int(behind.rpartition(":")[2]), int(node.address.rpartition(":")[2])))
 

@@ -7,8 +7,6 @@ import random
 import time
 from pathlib import Path
 
-from tests.ports import free_port
-
 from .cluster import Cluster, Failed, Load, NodeProcess, running_cluster
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "15"))
@@ -70,7 +68,7 @@ class Trouble:
     def a_move(self) -> None:
         node = self.some_node()
         node.kill()
-        node.address = f"127.0.0.1:{free_port()}"
+        node.move()
         node.start().ready()
 
     def a_change_of_members(self) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ports import free_port
+from tests.port import Port
 
 from .cluster import Failed, Gone, running_cluster, until
 
@@ -123,17 +123,17 @@ class Service:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_riteraft_run_ends_with_0_when_it_is_told_to(tmp_path: Path, number: signal.Signals) -> None:
     # A joiner that nobody lets in yet must end as well as a node that serves.
-    here = f"127.0.0.1:{free_port()}"
     common = {"cluster": "c", "store": "counting:Counter", "data_dir": "data"}
-    with Service(tmp_path / "founder", **common, address=here, bootstrap=True) as founder:
-        founder.wait_for("leads in term")
-        founder.process.send_signal(number)
-        assert founder.process.wait(60) == 0
+    with Port() as port:
+        with Service(tmp_path / "founder", **common, address=port.address, bootstrap=True) as founder:
+            founder.wait_for("leads in term")
+            founder.process.send_signal(number)
+            assert founder.process.wait(60) == 0
 
-    with Service(tmp_path / "joiner", **common, address="127.0.0.1:0", peers=[here]) as joiner:
-        joiner.wait_for("not let in yet")
-        joiner.process.send_signal(number)
-        assert joiner.process.wait(60) == 0
+        with Service(tmp_path / "joiner", **common, address="127.0.0.1:0", peers=[port.address]) as joiner:
+            joiner.wait_for("not let in yet")
+            joiner.process.send_signal(number)
+            assert joiner.process.wait(60) == 0
 
 
 def test_riteraft_run_ends_with_1_on_a_fatal_error_and_2_on_a_wrong_config(tmp_path: Path) -> None:

@@ -19,8 +19,6 @@ from riteraft_core.types import Hello, RefusalCode
 from riteraft_transport_tcp._framing import FrameDecoder, Kind, encode, encode_call, encode_messages
 from riteraft_transport_tcp._handshake import Purpose, decode_answer, encode_hello
 
-from tests.ports import free_port
-
 from .cluster import Load, NodeProcess, running_cluster, until
 
 MARK = b"a payload that belongs in no log"
@@ -245,7 +243,7 @@ def test_s3_a_node_of_another_cluster_is_refused_and_both_clusters_go_on(tmp_pat
         assert moved.log.count("refused 127.0.0.1") < counted(moved)["transport: refused cluster"] + 1
 
         # They are whole again as soon as their own member is there, at another place.
-        gone.address = f"127.0.0.1:{free_port()}"
+        gone.move()
         gone.start().ready()
         foreigner.propose("append", "k", "theirs")
         assert gone.read("k") == ["theirs"]

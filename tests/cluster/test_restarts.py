@@ -7,8 +7,6 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-from tests.ports import free_port
-
 from .cluster import Load, NodeProcess, running_cluster, until
 
 
@@ -46,9 +44,8 @@ def test_a_follower_restarts_at_another_address_and_the_others_learn_of_it(tmp_p
         node = cluster.followers()[0]
         node.kill()
         cluster.leader().propose("append", "k", "meanwhile")
-        moved = f"127.0.0.1:{free_port()}"
-        assert moved != node.address
-        node.address = moved
+        node.move()
+        moved = node.address
         node.start().ready()
         for other in cluster.nodes:
             until(
@@ -65,7 +62,7 @@ def test_a_leader_restarts_at_another_address(tmp_path: Path) -> None:
     with running_cluster(tmp_path) as cluster:
         node = cluster.leader()
         node.kill()
-        node.address = f"127.0.0.1:{free_port()}"
+        node.move()
         node.start().ready()
         node.propose("append", "k", "moved")
         assert all(other.read("k") == ["moved"] for other in cluster.nodes)
@@ -76,7 +73,7 @@ def test_a_single_node_restarts_at_another_address(tmp_path: Path) -> None:
         node = cluster[1]
         node.propose("append", "k", "before")
         node.kill()
-        node.address = f"127.0.0.1:{free_port()}"
+        node.move()
         node.start().ready()
         until(lambda: node.status()["members"] == {"1": node.address}, "its own new address in the log")
         assert node.read("k") == ["before"]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from riteraft_core import CommandRejected
-from tests.ports import free_port
+from tests.port import Port
 
 from .programs import EXAMPLES, Program, running
 
@@ -32,18 +32,18 @@ def test_a_node_runs_from_its_config_alone(tmp_path: Path) -> None:
 
 
 def test_three_nodes_run_by_the_commands_in_the_file(tmp_path: Path) -> None:
-    # On other ports than those in it, which may be taken here.
     folder = tmp_path / "config"
     shutil.copytree(CONFIG, folder, ignore=shutil.ignore_patterns("data", "__pycache__"))
     file = folder / "n1.toml"
     text = file.read_text()
-    for port in ("7001", "7002", "7003"):
-        text = text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{free_port()}")
-
-    file.write_text(text)
-    commands = [line[1:].split() for line in text.splitlines() if line.startswith("#   riteraft run ")]
-    assert len(commands) == 3
     with ExitStack() as stack:
+        # On other ports than those in it, which may be taken here.
+        for port in ("7001", "7002", "7003"):
+            text = text.replace(f"127.0.0.1:{port}", stack.enter_context(Port()).address)
+
+        file.write_text(text)
+        commands = [line[1:].split() for line in text.splitlines() if line.startswith("#   riteraft run ")]
+        assert len(commands) == 3
 
         def start(number: int) -> Program:
             command = [str(RITERAFT), *commands[number - 1][1:]]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ports import free_port
+from tests.port import Port
 
 from .programs import EXAMPLES, PATIENCE, Program, ask, running, until
 
@@ -22,9 +22,9 @@ FAST = {"RITERAFT_TIMING__ELECTION_TIMEOUT": "0.4"}
 class Memstore:
     """One node: its addresses and folder stay, its process comes and goes."""
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self.raft = f"127.0.0.1:{free_port()}"
-        self.web = f"127.0.0.1:{free_port()}"
+    def __init__(self, folder: Path, name: str, raft: Port, web: Port) -> None:
+        self.raft = raft.address
+        self.web = web.address
         self._data = folder / name
         self._output = folder / f"{name}.log"
 
@@ -47,8 +47,9 @@ class Memstore:
 
 
 @pytest.fixture
-def memstore(tmp_path: Path) -> Callable[[str], Memstore]:
-    return lambda name: Memstore(tmp_path, name)
+def memstore(tmp_path: Path) -> Iterator[Callable[[str], Memstore]]:
+    with ExitStack() as ports:
+        yield lambda name: Memstore(tmp_path, name, *(ports.enter_context(Port()) for _ in range(2)))
 
 
 @pytest.fixture
@@ -153,8 +154,8 @@ def test_a_request_before_the_node_serves_waits_for_it(memstore: Callable[[str],
 
 
 def test_a_signal_ends_a_node_that_is_still_joining(memstore: Callable[[str], Memstore]) -> None:
-    node = memstore("n2")
-    with node.run(f"127.0.0.1:{free_port()}") as program:
+    node, nobody = memstore("n2"), memstore("n1").raft
+    with node.run(nobody) as program:
         program.says("not let in yet")
         program.process.terminate()
         assert program.ends() == 0, program.output

@@ -4,7 +4,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.ports import free_port
+from tests.port import Port
 
 from .programs import EXAMPLES, Program, running
 
@@ -16,8 +16,8 @@ def test_it_is_minimal() -> None:
 
 
 def test_three_nodes_count_their_starts(tmp_path: Path) -> None:
-    first, *others = [f"127.0.0.1:{free_port()}" for _ in range(3)]
     with ExitStack() as stack:
+        first, *others = [stack.enter_context(Port()).address for _ in range(3)]
 
         def start(address: str) -> Program:
             command = [sys.executable, str(MINIMAL), address] + ([] if address == first else [first])

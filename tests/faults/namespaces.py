@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.cluster.cluster import NodeProcess
-from tests.ports import free_port
 
 NOBODY = "02:00:00:00:00:fe"
 """A hardware address that no one has: what is sent there is lost, and the sender hears nothing of it."""
@@ -68,7 +67,7 @@ class Namespaces:
             _ip("-n", name, "link", "set", device, "up")
 
         node.wrapper = ["ip", "netns", "exec", name]
-        node.address = f"{address}:{free_port()}"
+        node.address = f"{address}:{node.address.rpartition(':')[2]}"
         node.settings["security"] = {"insecure": True}
 
     @contextmanager
