@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import sys
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -105,17 +107,29 @@ def test_a_sender_that_stands_still_does_not_keep_the_next_one_from_sending(tmp_
         assert cluster.faults["SIGSTOP"] == 1
 
 
-def snapshots_on_disk(folder: Path) -> list[tuple[int, bool, int]]:
-    """Return for each snapshot in a node's database its number, whether it is whole and how many chunks there are."""
-    with closing(sqlite3.connect(f"file:{folder / 'raft.db'}?mode=ro", uri=True)) as database:
-        rows = database.execute("SELECT id, crc FROM snapshot ORDER BY id").fetchall()
-        count = "SELECT count(*) FROM chunk WHERE snapshot = ?"
-        return [(number, crc is not None, database.execute(count, (number,)).fetchone()[0]) for number, crc in rows]
+def snapshots_on_disk(node: NodeProcess) -> list[tuple[int, bool, int]]:
+    """Return for each snapshot in a node's database its number, whether it is whole and how many chunks there are.
+
+    While it runs nobody else can open that, so it stands still for a copy of its folder, as a crash would leave it.
+    """
+    runs = node.alive
+    if runs:
+        node.pause()
+
+    with TemporaryDirectory(dir=node.folder.parent) as copy:
+        shutil.copytree(node.folder, copy, dirs_exist_ok=True)
+        if runs:
+            node.resume()
+
+        with closing(sqlite3.connect(f"{copy}/raft.db")) as database:
+            rows = database.execute("SELECT id, crc FROM snapshot ORDER BY id").fetchall()
+            count = "SELECT count(*) FROM chunk WHERE snapshot = ?"
+            return [(number, crc is not None, database.execute(count, (number,)).fetchone()[0]) for number, crc in rows]
 
 
-def in_mid_stream(folder: Path, after: int) -> bool:
+def in_mid_stream(node: NodeProcess, after: int) -> bool:
     """Say whether a part of a snapshot, but not all of it, came later than that of the number."""
-    return any(number > after and not whole and chunks > 2 for number, whole, chunks in snapshots_on_disk(folder))
+    return any(number > after and not whole and chunks > 2 for number, whole, chunks in snapshots_on_disk(node))
 
 
 @pytest.mark.parametrize(("end", "times"), [("sender", 1), ("receiver", 2)])
@@ -143,18 +157,18 @@ def test_g17_an_end_of_a_snapshot_stream_is_killed(tmp_path: Path, end: str, tim
         leave_behind()
         for _ in range(times):
             log = len(behind.log)
-            newest = snapshots_on_disk(behind.folder)[-1][0]  # it may have been killed while it wrote one of its own
+            newest = snapshots_on_disk(behind)[-1][0]  # it may have been killed while it wrote one of its own
             behind.start()
             until(
                 lambda log=log, newest=newest: (
                     "receiving snapshot" in behind.log[log:]  # type: ignore[misc]
-                    and in_mid_stream(behind.folder, newest)
+                    and in_mid_stream(behind, newest)
                 ),
                 "a part of a snapshot",
             )
             if end == "receiver":
                 behind.kill()
-                assert in_mid_stream(behind.folder, newest), "it was whole by then"
+                assert in_mid_stream(behind, newest), "it was whole by then"
                 continue
 
             sender = cluster.leader(others)
@@ -173,10 +187,7 @@ def test_g17_an_end_of_a_snapshot_stream_is_killed(tmp_path: Path, end: str, tim
         behind.start().ready()
         # One that another has just replaced may stay until the next, but no part of any.
         until(
-            lambda: (
-                all(whole for _, whole, _ in snapshots_on_disk(behind.folder))
-                and len(snapshots_on_disk(behind.folder)) <= 2
-            ),
+            lambda: all(whole for _, whole, _ in snapshots_on_disk(behind)) and len(snapshots_on_disk(behind)) <= 2,
             "the leftovers of broken streams gone",
         )
         assert cluster.faults["SIGKILL"] == 4

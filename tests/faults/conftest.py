@@ -52,15 +52,18 @@ def shims(_library: Path, tmp_path: Path) -> Shims:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[int], SmallDisk]]:
-    """Return what mounts a disk of so many bytes; all are unmounted at the end."""
+def small_disk(tmp_path: Path) -> Iterator[Callable[..., SmallDisk]]:
+    """Return what mounts a `SmallDisk` of so many bytes; all are unmounted at the end."""
     if why := cannot_mount():
         leave_out(f"mounting a small disk: {why}")
 
     disks: list[SmallDisk] = []
 
-    def mount(size: int) -> SmallDisk:
-        disks.append(SmallDisk(tmp_path / f"disk-{len(disks)}", size))
+    def mount(size: int, *, small_blocks: bool = False) -> SmallDisk:
+        if small_blocks and (why := cannot_lose_power()):
+            leave_out(f"an ext4: {why}")
+
+        disks.append(SmallDisk(tmp_path / f"disk-{len(disks)}", size, small_blocks=small_blocks))
         return disks[-1]
 
     yield mount

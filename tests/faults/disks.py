@@ -39,6 +39,14 @@ def _mkfs() -> str | None:
     return shutil.which("mkfs.ext4", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
 
 
+def _ext4(image: Path, size: int, *options: str) -> Path:
+    with image.open("wb") as file:
+        file.truncate(size)
+
+    subprocess.run([_mkfs() or "mkfs.ext4", "-q", "-F", *options, image], check=True)
+    return image
+
+
 @functools.cache
 def cannot_lose_power() -> str | None:
     """Say why no ext4 can be made, mounted from a file and cut off here, or None; call `cannot_mount` first."""
@@ -61,12 +69,16 @@ def cannot_lose_power() -> str | None:
 
 
 class SmallDisk:
-    """A tmpfs of so many bytes; what fills it beside the node is one file of ballast."""
+    """A tmpfs of so many bytes, or an ext4 whose blocks are a quarter of a page; one file of ballast fills it."""
 
-    def __init__(self, folder: Path, size: int) -> None:
+    def __init__(self, folder: Path, size: int, *, small_blocks: bool = False) -> None:
         self.folder = folder
         self.folder.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
+        if small_blocks:
+            image = _ext4(folder.with_suffix(".img"), size, "-b", "1024", "-m", "0")
+            subprocess.run(["mount", "-o", "loop", image, folder], check=True)
+        else:
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
 
     @property
     def free(self) -> int:
@@ -106,12 +118,8 @@ class PowerDisk:
 
     def __init__(self, folder: Path, size: int = 32 * 1024 * 1024) -> None:
         self.folder = folder
-        self._image = folder.with_suffix(".img")
+        self._image = _ext4(folder.with_suffix(".img"), size)
         self._canary = folder / "never-synced"
-        with self._image.open("wb") as image:
-            image.truncate(size)
-
-        subprocess.run([_mkfs() or "mkfs.ext4", "-q", "-F", self._image], check=True)
         self.folder.mkdir()
         self._mount()
 

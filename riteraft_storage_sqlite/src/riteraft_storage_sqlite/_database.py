@@ -173,23 +173,23 @@ class Connection:
         return self._raw
 
 
+_SEE_LOG = f"see the system's log, then start again; if damage is found, {CURE}"
+
 _CURES: tuple[tuple[set[int], set[str], str], ...] = (
     (
         {errno.ENOSPC, errno.EDQUOT},
         {"database or disk is full"},
         "the disk is full: make room on it and start the node again, it goes on where it was",
     ),
-    (
-        {errno.EIO},
-        {"disk I/O error"},
-        "the disk fails: see the system's log, then start again; if damage is found, the folder cannot be trusted: "
-        + _REPLACE,
-    ),
+    ({errno.EIO}, set(), f"the disk fails: {_SEE_LOG}"),
+    # Some file systems, as btrfs, look for room only when they write back: then it is the sync that fails.
+    (set(), {"disk I/O error"}, f"the disk fails, or was full: make sure that there is room, and {_SEE_LOG}"),
     (
         {errno.EACCES, errno.EPERM},
         {"unable to open database file", "attempt to write a readonly database"},
         "the user that runs the node must be the owner of the folder and all in it, or name another data_dir",
     ),
+    (set(), {"database is locked"}, "another program has it open: end that program and start the node again"),
     ({errno.EROFS}, set(), "the disk is mounted for reading only: mount it for writing, or name another data_dir"),
     (
         {errno.EMFILE, errno.ENFILE},
@@ -240,7 +240,9 @@ def _read_through(path: Path) -> None:
 
 
 def _connect(path: Path, mode: str = "rw") -> sqlite3.Connection:
-    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    # For this process alone, as the folder is anyway: then SQLite keeps the WAL's index in its own memory. Else that is
+    # a file that it maps, and where a full disk has no room for one of its pages, SIGBUS ends the process.
+    uri = f"{path.absolute().as_uri()}?mode={mode}&vfs=unix-excl"
     return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
 
 

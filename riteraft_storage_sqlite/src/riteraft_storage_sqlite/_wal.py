@@ -32,7 +32,7 @@ def reserve(path: Path, size: int) -> None:
     """
     handle = private_file(path)
     try:
-        # One with frames could not be copied whole, because somebody else reads the database.
+        # Nobody reads the database yet, so that all frames were copied and none are left; if not, they must stay.
         if not os.fstat(handle).st_size:
             _fill(handle, size)
     finally:
