@@ -265,6 +265,34 @@ async def test_a_second_opening_in_one_process_is_refused_too(folder: Path) -> N
     assert (await look(folder))[0].entries == rows(31, 131)
 
 
+# --- threads ---
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("which", [1, 2, 3])
+async def test_too_few_threads_are_an_error_at_the_start_and_nothing_hangs(
+    folder: Path, which: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The real limit is each user's, and root has none.
+    start, started = threading.Thread.start, 0
+
+    def start_some(thread: threading.Thread) -> None:
+        nonlocal started
+        if thread.name.startswith("sqlite"):
+            started += 1
+            if started == which:
+                raise RuntimeError("can't start new thread")
+
+        start(thread)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start_some)
+        with pytest.raises(StorageError, match="can't start new thread: raise the limit"):
+            await look(folder)
+
+    assert await look(folder) == (WHOLE, STATE)
+
+
 # --- what cannot be trusted ---
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import functools
 import hashlib
 import os
 import socket
+import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import cast
 
@@ -436,6 +439,19 @@ async def test_a_name_that_cannot_be_resolved_says_so(monkeypatch: pytest.Monkey
     with pytest.raises(ConfigError, match=r"nowhere\.invalid cannot be resolved"):
         async with node(1, PATIENT, "nowhere.invalid:0"):
             pass
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # trio keeps threads from one loop to the next
+async def test_a_name_that_no_thread_can_look_up_is_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_more(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with node(1, PATIENT) as one:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor())  # which has no thread yet
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", no_more)
+            with pytest.raises(PeerUnreachable, match="can't start new thread"):
+                await one.transport.request("localhost:7001", b"")
 
 
 async def test_a_failing_accept_does_not_end_the_listener(caplog: pytest.LogCaptureFixture) -> None:

@@ -107,7 +107,22 @@ class Connection:
         self._worker = Worker(f"sqlite {path}")
         self._raw: sqlite3.Connection | None = None
         self._health = health
-        self._closed = False
+        self._running = False
+
+    def start(self) -> None:
+        """Start the thread.
+
+        :raises StorageError: the system has no more of them.
+        """
+        try:
+            self._worker.start()
+        except RuntimeError as exc:
+            raise StorageError(
+                f"{self._path}: {exc}: raise the limit on processes and threads (`ulimit -u`, or the container's) and "
+                "start the node again"
+            ) from exc
+
+        self._running = True
 
     @property
     def raw(self) -> sqlite3.Connection:
@@ -122,7 +137,7 @@ class Connection:
 
         :raises StorageError: `call` failed, or one before it did; `doing` is what the text says it was about.
         """
-        if self._closed:
+        if not self._running:
             raise StorageError(f"{self._path}: {doing} was refused, because this storage has ended: it was closed")
 
         return self._worker.run(partial(self._run, doing, call))
@@ -149,8 +164,8 @@ class Connection:
 
     async def close(self) -> None:
         """Refuse all further calls and close, once the call under way has ended; a second time does nothing."""
-        if not self._closed:
-            self._closed = True
+        if self._running:
+            self._running = False
             await self._worker.run(self._close)
             self._worker.close()
 

@@ -88,6 +88,9 @@ class SqliteStorage:
 
     async def open(self) -> None:
         """Take the folder and open the database; whatever comes of it, `close` must follow."""
+        for connection in (self._writer, self._merger, self._reader):  # all at once: none is found missing later
+            connection.start()
+
         await self._writer.run("opening", self._open)
 
     def _open(self) -> None:

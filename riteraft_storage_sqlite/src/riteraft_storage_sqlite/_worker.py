@@ -48,19 +48,26 @@ class _Job:
 
 
 class Worker:
-    """Made on the event loop that it serves; the thread starts with the first call and ends after `close`."""
+    """Made on the event loop that it serves; the thread ends after `close`."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._thread: threading.Thread | None = None
         self._new_waiter = one_shots()
         self._call_soon = from_threads()
+
+    def start(self) -> None:
+        """Start the thread.
+
+        :raises RuntimeError: the system has no more of them.
+        """
+        # A daemon: a program that ends without closing us must not hang on a thread that waits for work.
+        threading.Thread(target=self._work, name=self._name, daemon=True).start()
 
     async def run(self, call: Callable[[], T]) -> T:
         """Run `call` after those given before it; a cancelled caller waits until it has ended, and it always ends."""
         job = _Job(call, self._new_waiter(), self._call_soon)
-        self._put(job)
+        self._jobs.put(job)
         try:
             await job.waiter
         except anyio.get_cancelled_exc_class():
@@ -91,20 +98,12 @@ class Worker:
             except BaseException as exc:
                 ended.set_exception(exc)
 
-        self._put(job)
+        self._jobs.put(job)
         return ended
 
     def close(self) -> None:
         """Let the thread end after the calls that were given; none may be given any more."""
         self._jobs.put(None)
-
-    def _put(self, job: Callable[[], None]) -> None:
-        if self._thread is None:
-            # A daemon: a program that ends without closing us must not hang on a thread that waits for work.
-            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-            self._thread.start()
-
-        self._jobs.put(job)
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:

@@ -63,7 +63,7 @@ class Dialler:
                 stream = await anyio.connect_tcp(target.host, target.port)
         except TimeoutError as exc:
             raise ConnectionLostError(f"no connection within {options.connect_timeout:g} s") from exc
-        except (OSError, ValueError) as exc:
+        except (OSError, RuntimeError, ValueError) as exc:  # the second: no thread is left to look up a name in
             raise ConnectionLostError(f"no connection: {exc.__cause__ or exc}") from exc
         connection = Connection(stream, MAX_HELLO, options)
         try:
