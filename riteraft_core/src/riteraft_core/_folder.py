@@ -113,11 +113,10 @@ class Folder:
             self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
             fresh = path.with_suffix(".new")
             descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            try:
-                os.write(descriptor, msgpack.packb(value))
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(msgpack.packb(value))
+                file.flush()  # all of it, or an error: a disk that fills up may take a part
                 os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
 
             fresh.replace(path)
             folder = os.open(self._path, os.O_RDONLY)
