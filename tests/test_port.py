@@ -7,8 +7,6 @@ import pytest
 
 from .port import Port
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a port cannot be kept and used at once")
-
 
 def bind(port: Port, *, shared: bool) -> socket.socket:
     other = socket.socket()
@@ -38,6 +36,7 @@ def test_nobody_answers_while_no_server_is_there() -> None:
         socket.create_connection(("127.0.0.1", port.number))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a port cannot be kept and used at once")
 def test_who_looks_for_a_free_port_does_not_get_it() -> None:
     with Port() as port, pytest.raises(OSError, match="in use"):
         bind(port, shared=False)

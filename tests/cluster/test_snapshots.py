@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import sqlite3
 import sys
-from contextlib import closing
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
+
+from tests.crashed_copy import crashed_copy
 
 from .cluster import Load, NodeProcess, running_cluster, until
 
@@ -110,21 +108,19 @@ def test_a_sender_that_stands_still_does_not_keep_the_next_one_from_sending(tmp_
 def snapshots_on_disk(node: NodeProcess) -> list[tuple[int, bool, int]]:
     """Return for each snapshot in a node's database its number, whether it is whole and how many chunks there are.
 
-    While it runs nobody else can open that, so it stands still for a copy of its folder, as a crash would leave it.
+    It stands still while its folder is copied.
     """
     runs = node.alive
     if runs:
         node.pause()
 
-    with TemporaryDirectory(dir=node.folder.parent) as copy:
-        shutil.copytree(node.folder, copy, dirs_exist_ok=True)
+    with crashed_copy(node.folder) as database:
         if runs:
             node.resume()
 
-        with closing(sqlite3.connect(f"{copy}/raft.db")) as database:
-            rows = database.execute("SELECT id, crc FROM snapshot ORDER BY id").fetchall()
-            count = "SELECT count(*) FROM chunk WHERE snapshot = ?"
-            return [(number, crc is not None, database.execute(count, (number,)).fetchone()[0]) for number, crc in rows]
+        rows = database.execute("SELECT id, crc FROM snapshot ORDER BY id").fetchall()
+        count = "SELECT count(*) FROM chunk WHERE snapshot = ?"
+        return [(number, crc is not None, database.execute(count, (number,)).fetchone()[0]) for number, crc in rows]
 
 
 def in_mid_stream(node: NodeProcess, after: int) -> bool:

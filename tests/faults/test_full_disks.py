@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import errno
-import shutil
-import sqlite3
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.cluster import Failed, Load, NodeProcess, running_cluster, until
+from tests.crashed_copy import crashed_copy
 
 from .disks import SmallDisk
 from .shim import Shims
@@ -54,10 +52,9 @@ def test_g13_a_sync_that_finds_no_room(tmp_path: Path, shims: Shims) -> None:
         assert node.start().ready().read("k") == ["x"]
 
 
-def halves_of_snapshots(node: NodeProcess, copy: Path) -> int:
+def halves_of_snapshots(node: NodeProcess) -> int:
     """Return how many snapshots its folder holds that were begun and not ended, as a copy of it tells."""
-    shutil.copytree(node.folder, copy)
-    with closing(sqlite3.connect(copy / "raft.db")) as raw:
+    with crashed_copy(node.folder) as raw:
         (count,) = raw.execute("SELECT count(*) FROM snapshot WHERE size IS NULL").fetchone()
         return int(count)
 
@@ -135,7 +132,7 @@ def test_g13_a_disk_that_fills_up_while_a_snapshot_is_written(
 
         # It is full of half a snapshot: that alone must go by itself, once the ballast is gone, and the disk grown.
         disk.clear()
-        assert halves_of_snapshots(node, tmp_path / "copy") > 0
+        assert halves_of_snapshots(node) > 0
         disk.resize(16 * MIB)
         for number in range(120, 240):
             writer.propose("append", "k", str(number))
